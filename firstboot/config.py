@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The document as the rest of the agent knows it: frozen dataclasses with every default filled in.
+
+`Config.from_dict` takes the value of the top-level key ``basalt`` after `firstboot.validate` has accepted it; it
+does not check anything again. Defaults are written here and in schemas/user-data.schema.json (for people and
+editors); a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import ip_network
+from typing import Any
+
+Document = Mapping[str, Any]
+"""A validated mapping out of the document, keys in kebab-case."""
+
+DNS_ADDRESS_INDEX = 10
+"""Which address of the service network cluster DNS gets when the document names none."""
+
+
+class Role(StrEnum):
+    """What the node is for."""
+
+    CONTROL_PLANE = "control-plane"
+    WORKER = "worker"
+
+    @property
+    def has_control_plane(self) -> bool:
+        """Whether datastore, API server, controller manager and scheduler run here."""
+        return self is Role.CONTROL_PLANE
+
+
+class DatastoreType(StrEnum):
+    """What keeps the cluster's objects."""
+
+    DQLITE = "dqlite"
+    ETCD = "etcd"
+
+
+class NetworkBackend(StrEnum):
+    """How pods on different nodes reach each other."""
+
+    VXLAN = "vxlan"
+    HOST_GW = "host-gw"
+    WIREGUARD = "wireguard"
+
+
+class Service(StrEnum):
+    """Services of the image that take extra arguments, by the name of their systemd unit."""
+
+    KUBE_APISERVER = "kube-apiserver"
+    KUBE_CONTROLLER_MANAGER = "kube-controller-manager"
+    KUBE_SCHEDULER = "kube-scheduler"
+    KUBELET = "kubelet"
+    KUBE_PROXY = "kube-proxy"
+    CONTAINERD = "containerd"
+    ETCD = "etcd"
+    K8S_DQLITE = "k8s-dqlite"
+    FLANNELD = "flanneld"
+    COREDNS = "coredns"
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine as a member of the cluster.
+
+    name:   None means the host name
+    ip:     None means the address of the default route
+    taints: ``key=value:Effect`` or ``key:Effect``
+    """
+
+    name: str | None = None
+    ip: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Node:
+        """Read ``node``."""
+        return cls(
+            name=data.get("name"),
+            ip=data.get("ip"),
+            labels=dict(data.get("labels", {})),
+            taints=tuple(data.get("taints", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What all nodes of a cluster have in common.
+
+    api_address: host name or address under which clients reach the API, beside the nodes' own; None means none
+    """
+
+    name: str = "basalt"
+    api_address: str | None = None
+    pod_cidr: str = "10.1.0.0/16"
+    service_cidr: str = "10.152.183.0/24"
+    domain: str = "cluster.local"
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Cluster:
+        """Read ``cluster``."""
+        return cls(
+            name=data.get("name", cls.name),
+            api_address=data.get("api-address"),
+            pod_cidr=data.get("pod-cidr", cls.pod_cidr),
+            service_cidr=data.get("service-cidr", cls.service_cidr),
+            domain=data.get("domain", cls.domain),
+        )
+
+    @property
+    def api_service_ip(self) -> str:
+        """Address of the Service ``kubernetes``: the first of the service network."""
+        return str(ip_network(self.service_cidr)[1])
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """Where the API server keeps its objects."""
+
+    type: DatastoreType = DatastoreType.DQLITE
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Datastore:
+        """Read ``datastore``."""
+        return cls(type=DatastoreType(data.get("type", cls.type)))
+
+
+@dataclass(frozen=True)
+class NetworkFeature:
+    """Pod network."""
+
+    enabled: bool = True
+    backend: NetworkBackend = NetworkBackend.VXLAN
+
+    @classmethod
+    def from_dict(cls, data: Document) -> NetworkFeature:
+        """Read ``features.network``."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            backend=NetworkBackend(data.get("backend", cls.backend)),
+        )
+
+
+@dataclass(frozen=True)
+class DnsFeature:
+    """Cluster DNS.
+
+    service_ip:           never None in a Config made by `Config.from_dict`
+    upstream_nameservers: empty means those of the node
+    """
+
+    enabled: bool = True
+    service_ip: str | None = None
+    upstream_nameservers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document, service_cidr: str) -> DnsFeature:
+        """Read ``features.dns``; the default of its address comes out of the service network."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            service_ip=data.get("service-ip", str(ip_network(service_cidr)[DNS_ADDRESS_INDEX])),
+            upstream_nameservers=tuple(data.get("upstream-nameservers", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the cluster offers beyond the bare API."""
+
+    network: NetworkFeature = field(default_factory=NetworkFeature)
+    dns: DnsFeature = field(default_factory=DnsFeature)
+
+    @classmethod
+    def from_dict(cls, data: Document, cluster: Cluster) -> Features:
+        """Read ``features``."""
+        return cls(
+            network=NetworkFeature.from_dict(data.get("network", {})),
+            dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
+        )
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may administer.
+
+    client_ca: PEM, one or more certificates; None means only root on the node
+    """
+
+    client_ca: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Access:
+        """Read ``access``."""
+        return cls(client_ca=data.get("client-ca"))
+
+
+@dataclass(frozen=True)
+class StatusSettings:
+    """The read-only status over HTTP.
+
+    listen: ``host:port`` or ``[v6]:port``
+    """
+
+    listen: str = "0.0.0.0:9180"
+
+    @classmethod
+    def from_dict(cls, data: Document) -> StatusSettings:
+        """Read ``status``."""
+        return cls(listen=data.get("listen", cls.listen))
+
+    @property
+    def host(self) -> str:
+        """The address to listen on, without brackets."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """The TCP port to listen on."""
+        return int(self.listen.rpartition(":")[2])
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What the document adds to a service.
+
+    extra_args: argument name without leading dashes -> value without white space
+    """
+
+    extra_args: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> ServiceSettings:
+        """Read ``services.<name>``."""
+        return cls(extra_args=dict(data.get("extra-args", {})))
+
+
+@dataclass(frozen=True)
+class TimeSettings:
+    """Clock.
+
+    servers: NTP servers; empty means those of the image and of DHCP
+    """
+
+    servers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document) -> TimeSettings:
+        """Read ``time``."""
+        return cls(servers=tuple(data.get("servers", ())))
+
+
+@dataclass(frozen=True)
+class Registries:
+    """Where images come from.
+
+    mirrors: registry host (with port where it has one, ``_default`` for all others) -> URLs, tried in order
+    """
+
+    mirrors: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Registries:
+        """Read ``registries``."""
+        return cls(mirrors={host: tuple(urls) for host, urls in data.get("mirrors", {}).items()})
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """How the node reaches the outside. The URLs may hold a password: never show them."""
+
+    http: str | None = field(default=None, repr=False)
+    https: str | None = field(default=None, repr=False)
+    no_proxy: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Proxy:
+        """Read ``proxy``."""
+        return cls(
+            http=data.get("http"),
+            https=data.get("https"),
+            no_proxy=tuple(data.get("no-proxy", ())),
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole document."""
+
+    role: Role
+    version: int = 1
+    node: Node = field(default_factory=Node)
+    cluster: Cluster = field(default_factory=Cluster)
+    datastore: Datastore = field(default_factory=Datastore)
+    features: Features = field(default_factory=Features)
+    access: Access = field(default_factory=Access)
+    status: StatusSettings = field(default_factory=StatusSettings)
+    services: dict[str, ServiceSettings] = field(default_factory=dict)
+    time: TimeSettings = field(default_factory=TimeSettings)
+    registries: Registries = field(default_factory=Registries)
+    proxy: Proxy = field(default_factory=Proxy)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Config:
+        """Make a Config from the value of the key ``basalt``; ``role`` is its only required key."""
+        cluster = Cluster.from_dict(data.get("cluster", {}))
+        return cls(
+            role=Role(data["role"]),
+            version=data.get("version", cls.version),
+            node=Node.from_dict(data.get("node", {})),
+            cluster=cluster,
+            datastore=Datastore.from_dict(data.get("datastore", {})),
+            features=Features.from_dict(data.get("features", {}), cluster),
+            access=Access.from_dict(data.get("access", {})),
+            status=StatusSettings.from_dict(data.get("status", {})),
+            services={n: ServiceSettings.from_dict(s) for n, s in data.get("services", {}).items()},
+            time=TimeSettings.from_dict(data.get("time", {})),
+            registries=Registries.from_dict(data.get("registries", {})),
+            proxy=Proxy.from_dict(data.get("proxy", {})),
+        )
+
+    def extra_args(self, service: Service | str) -> dict[str, str]:
+        """Return the extra arguments of a service: empty when the document says nothing about it."""
+        settings = self.services.get(str(service))
+        return dict(settings.extra_args) if settings else {}
