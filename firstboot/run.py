@@ -8,11 +8,15 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from firstboot.failure import BasaltError
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,9 @@ NOT_FOUND = 127
 
 TAIL_LINES = 12
 """Lines of standard error that an error message repeats."""
+
+PIECE_BYTES = 64 * 1024
+"""Most that a stream hands over at once."""
 
 REAP_SECONDS = 5.0
 """How long a killed program may take to be collected."""
@@ -127,15 +134,61 @@ async def run_async(
         async with asyncio.timeout(timeout):
             stdout, stderr = await process.communicate(_encode(input))
     except BaseException as error:
-        _kill_group(process.pid)
-        # A grandchild that left the group may hold the pipes open, so collecting has a limit too.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), REAP_SECONDS)
+        await _end(process)
         if isinstance(error, TimeoutError):
             raise _out_of_time(args, timeout, "") from None
         raise
     assert process.returncode is not None
     return _completed(args, process.returncode, stdout, stderr, check)
+
+
+@asynccontextmanager
+async def stream(
+    argv: Sequence[str | os.PathLike[str]], *, timeout: float
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Run a program and give its output in pieces as it comes; leaving the block ends the program.
+
+    timeout: seconds for everything; afterwards the output simply ends. Standard error is left out.
+    """
+    import asyncio
+
+    args = _arguments(argv)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *args,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            process_group=0,
+        )
+    except OSError as error:
+        raise _not_started(args, error) from None
+    assert process.stdout is not None
+    try:
+        yield _pieces(process.stdout, asyncio.get_running_loop().time() + timeout)
+    finally:
+        await _end(process)
+
+
+async def _pieces(reader: asyncio.StreamReader, deadline: float) -> AsyncIterator[bytes]:
+    import asyncio
+
+    with suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout_at(deadline):
+                piece = await reader.read(PIECE_BYTES)
+            if not piece:
+                return
+            yield piece
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    import asyncio
+
+    _kill_group(process.pid)
+    # A grandchild that left the group may hold the pipes open, so collecting has a limit too.
+    with suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), REAP_SECONDS)
 
 
 def _arguments(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -171,7 +224,9 @@ def _out_of_time(args: tuple[str, ...], timeout: float, stderr: str) -> RunError
     return RunError(args, None, stderr, f"did not end within {timeout:g} seconds")
 
 
-def _completed(args: tuple[str, ...], returncode: int, stdout: bytes, stderr: bytes, check: bool) -> Completed:
+def _completed(
+    args: tuple[str, ...], returncode: int, stdout: bytes, stderr: bytes, check: bool
+) -> Completed:
     completed = Completed(args, returncode, _decode(stdout), _decode(stderr))
     if check and returncode != 0:
         raise RunError(args, returncode, completed.stderr, _reason(returncode))

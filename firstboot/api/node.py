@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the API needs from the agent, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+from firstboot.failure import BasaltError
+from firstboot.report.status import Status
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """One thing the agent would do now.
+
+    step:   name of the step, e.g. ``kubelet-arguments``
+    path:   the file, unit or object it touches
+    action: what would be done to it, e.g. ``create``, ``replace``, ``start``; ``none`` where all is well
+    reason: why, in one line
+    """
+
+    step: str
+    path: str
+    action: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the step as the API shows it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read a step made by to_dict()."""
+        return cls(data["step"], data["path"], data["action"], data["reason"])
+
+
+class NotYet(BasaltError):
+    """The node cannot answer this in the state it is in; asking again later may help."""
+
+
+class Node(Protocol):
+    """The agent, as the API sees it."""
+
+    def status(self) -> Status:
+        """Return the newest status."""
+        ...
+
+    async def plan(self) -> Sequence[PlannedStep]:
+        """Return what would be done now, in order; raises NotYet before there is a valid document."""
+        ...
+
+    async def kubeconfig(self, server: str | None) -> str:
+        """Return an administrator's kubeconfig (YAML) for ``server``, an https URL.
+
+        Without a server it is the cluster's API address. Raises NotYet where there is no cluster CA yet.
+        """
+        ...
