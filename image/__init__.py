@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building the image: trees of tools, components and the image itself. Runs on the host; needs Python's own library only."""
