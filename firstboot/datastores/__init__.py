@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keeps the cluster's objects. Each datastore speaks the etcd API, so the API server is all that knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How the API server reaches a datastore.
+
+    arguments:    flags of kube-apiserver
+    certificates: names in the PKI's catalogue that these flags use
+    """
+
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    certificates: tuple[str, ...] = ()

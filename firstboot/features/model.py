@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a feature consists of: data only, no action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from firstboot.services.model import Service
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as JSON data; applied by the server under the agent's field manager."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature as it should be on this node.
+
+    name:     as in the document and in the status
+    services: empty when the feature is off
+    objects:  what it needs in the cluster; applied by control planes
+    """
+
+    name: str
+    services: tuple[Service, ...] = ()
+    objects: tuple[Object, ...] = ()
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the document asks for it."""
+        return bool(self.services)
+
+
+def cluster_role(name: str, rules: list[dict[str, list[str]]]) -> Object:
+    """Return a ClusterRole."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": name},
+        "rules": rules,
+    }
+
+
+def bind_user(role: str, user: str, name: str | None = None) -> Object:
+    """Return a ClusterRoleBinding, named as the role unless said otherwise, for a certificate's common name."""
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": f"{group}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name or role},
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }
+
+
+def allow(groups: str, resources: str, verbs: str) -> dict[str, list[str]]:
+    """Return one rule; each argument is a list separated by blanks, the core group is ``core``."""
+    return {
+        "apiGroups": ["" if group == "core" else group for group in groups.split()],
+        "resources": resources.split(),
+        "verbs": verbs.split(),
+    }

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feature network: flannel carries pods between nodes, kube-proxy carries Services, a bridge joins a node's pods."""
+
+from __future__ import annotations
+
+import json
+
+from firstboot.config import NetworkBackend
+from firstboot.features.model import Feature, Object, allow, bind_user, cluster_role
+from firstboot.files import File
+from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET, KUBERNETES
+from firstboot.probes import All, FileProbe, HttpProbe
+from firstboot.services.model import Node, Service
+
+BACKENDS = {
+    NetworkBackend.VXLAN: {"Type": "vxlan", "Port": 8472},
+    NetworkBackend.HOST_GW: {"Type": "host-gw"},
+    NetworkBackend.WIREGUARD: {"Type": "wireguard", "Mode": "auto"},
+}
+FLANNEL_CONFIG = KUBERNETES / "flannel.json"
+PROXY_CONFIG = KUBERNETES / "kube-proxy.json"
+USER = "flannel"
+
+
+def feature(node: Node) -> Feature:
+    """Return the feature for this node."""
+    if not node.config.features.network.enabled:
+        return Feature("network")
+    return Feature("network", (flannel(node), proxy(node)), OBJECTS)
+
+
+def flannel(node: Node) -> Service:
+    """Return flanneld; it learns the node's pod network from the Node object and writes it to a file."""
+    settings = {
+        "Network": node.config.cluster.pod_cidr,
+        "EnableNFTables": True,
+        "Backend": BACKENDS[node.config.features.network.backend],
+    }
+    health = HttpProbe("http://127.0.0.1:8291/healthz")
+    waiting = FileProbe(FLANNEL_SUBNET, "no pod network assigned to the node yet")
+    return Service(
+        unit="flanneld",
+        probe=All((health, waiting, FileProbe(CNI_CONFIG, "the runtime's network is not configured yet"))),
+        needs=("apiserver", "node"),
+        certificates=("ca", "flanneld"),
+        files=(File(FLANNEL_CONFIG, _json(settings)),),
+        environment={"NODE_NAME": node.name},
+        arguments={
+            "kube-subnet-mgr": "true",
+            "kubeconfig-file": f"{KUBERNETES}/flanneld.kubeconfig",
+            "net-config-path": str(FLANNEL_CONFIG),
+            "subnet-file": str(FLANNEL_SUBNET),
+            "iface": node.ip,
+            "ip-masq": "true",
+            "healthz-ip": "127.0.0.1",
+            "healthz-port": "8291",
+        },
+    )
+
+
+def proxy(node: Node) -> Service:
+    """Return kube-proxy in nftables mode."""
+    settings = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": node.config.cluster.pod_cidr,
+        "detectLocalMode": "ClusterCIDR",
+        "clientConnection": {"kubeconfig": f"{KUBERNETES}/kube-proxy.kubeconfig"},
+        "hostnameOverride": node.name,
+        "healthzBindAddress": "127.0.0.1:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+        # The image sizes the table once; the proxy has no right to.
+        "conntrack": {"maxPerCore": 0, "min": 0},
+    }
+    return Service(
+        unit="kube-proxy",
+        probe=HttpProbe("http://127.0.0.1:10256/livez"),
+        needs=("apiserver",),
+        certificates=("ca", "kube-proxy"),
+        files=(File(PROXY_CONFIG, _json(settings)),),
+        arguments={"config": str(PROXY_CONFIG)},
+    )
+
+
+def cni_config(subnet_env: str) -> File:
+    """Return the runtime's network configuration for the pod network that flannel wrote.
+
+    subnet_env: lines ``FLANNEL_SUBNET=10.1.0.1/24`` and ``FLANNEL_MTU=1450``
+    """
+    values = dict(line.partition("=")[::2] for line in subnet_env.splitlines())
+    bridge = {
+        "type": "bridge",
+        "bridge": "cni0",
+        "mtu": int(values["FLANNEL_MTU"]),
+        "isDefaultGateway": True,
+        # A pod may reach itself through its own Service.
+        "hairpinMode": True,
+        "ipam": {
+            "type": "host-local",
+            "ranges": [[{"subnet": _network(values["FLANNEL_SUBNET"])}]],
+            # On tmpfs: addresses given out before a power cut are free again after it.
+            "dataDir": "/run/cni/networks",
+        },
+    }
+    portmap = {"type": "portmap", "backend": "nftables", "capabilities": {"portMappings": True}}
+    bandwidth = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    config = {"cniVersion": "1.0.0", "name": "basalt", "plugins": [bridge, portmap, bandwidth]}
+    return File(CNI_CONFIG, _json(config))
+
+
+def _network(gateway: str) -> str:
+    from ipaddress import ip_interface
+
+    return str(ip_interface(gateway).network)
+
+
+def _json(data: object) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
+
+
+OBJECTS: tuple[Object, ...] = (
+    cluster_role(
+        "basalt:flannel",
+        [
+            allow("core", "pods", "get"),
+            allow("core", "nodes", "get list watch"),
+            allow("core", "nodes/status", "patch"),
+        ],
+    ),
+    bind_user("basalt:flannel", USER),
+)

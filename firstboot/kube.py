@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's HTTP client: health probes, and the few requests it makes to the Kubernetes API.
+
+A full Kubernetes client costs three seconds of start-up and 66 MB under emulation; the agent needs get and
+server-side apply.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from firstboot.failure import BasaltError
+from firstboot.features.model import Object
+from firstboot.paths import PKI
+from firstboot.probes import SECONDS, Trust
+
+if TYPE_CHECKING:
+    import aiohttp
+
+FIELD_MANAGER = "basalt"
+SERVER = "https://127.0.0.1:6443"
+
+
+class KubeError(BasaltError):
+    """The API server refused a request or did not answer; status is 0 when there was no answer."""
+
+    def __init__(self, method: str, path: str, status: int, text: str) -> None:
+        self.status = status
+        super().__init__(f"{method} {path}: {status or 'no answer'}: {_message(text)}")
+
+
+class Client:
+    """One connection pool for all probes and requests."""
+
+    def __init__(self, pki: Path = PKI) -> None:
+        self._pki = pki
+        self._session: aiohttp.ClientSession | None = None
+        self._contexts: dict[Trust, tuple[object, ssl.SSLContext]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+
+    async def get_text(self, url: str, trust: Trust, timeout: float) -> tuple[int, str]:
+        """GET and return status and body; status is 0 and the body the reason when there is no answer."""
+        return await self._request("GET", url, trust, timeout)
+
+    async def get(self, path: str) -> Any:
+        """Return an object or a list of the Kubernetes API; None where there is no such object."""
+        status, text = await self._request("GET", SERVER + path, Trust.CLUSTER, SECONDS)
+        if status == 404:
+            return None
+        if status != 200:
+            raise KubeError("GET", path, status, text)
+        return json.loads(text)
+
+    async def apply(self, obj: Object) -> None:
+        """Make the object so by server-side apply; what others set in other fields stays."""
+        path = object_path(obj)
+        status, text = await self._request(
+            "PATCH",
+            f"{SERVER}{path}?fieldManager={FIELD_MANAGER}&force=true",
+            Trust.CLUSTER,
+            SECONDS,
+            json.dumps(obj),
+        )
+        if status not in (200, 201):
+            raise KubeError("PATCH", path, status, text)
+
+    async def _request(
+        self, method: str, url: str, trust: Trust, timeout: float, body: str | None = None
+    ) -> tuple[int, str]:
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=False)
+        headers = {"Content-Type": "application/apply-patch+yaml"} if body is not None else {}
+        try:
+            async with self._session.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                ssl=self._context(trust),
+                timeout=aiohttp.ClientTimeout(total=timeout),
+            ) as response:
+                return response.status, await response.text()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            return 0, str(error) or "no answer in time"
+
+    def _context(self, trust: Trust) -> ssl.SSLContext | bool:
+        """Return how to speak TLS; made again when the files it was made from have changed."""
+        if trust is Trust.PLAIN:
+            return True
+        stamp = None if trust is Trust.LOOPBACK else self._stamp()
+        known = self._contexts.get(trust)
+        if known is None or known[0] != stamp:
+            known = (stamp, _loopback() if trust is Trust.LOOPBACK else self._cluster())
+            self._contexts[trust] = known
+        return known[1]
+
+    def _stamp(self) -> object:
+        return tuple((self._pki / name).stat().st_mtime_ns for name in ("ca.crt", "agent.crt", "agent.key"))
+
+    def _cluster(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
+        context.load_cert_chain(self._pki / "agent.crt", self._pki / "agent.key")
+        return context
+
+
+def object_path(obj: Object) -> str:
+    """Return the path of an object in the API, e.g. ``/api/v1/namespaces/kube-system/services/kube-dns``."""
+    version: str = obj["apiVersion"]
+    metadata = obj["metadata"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
+    return f"{root}{namespace}/{obj['kind'].lower()}s/{metadata['name']}"
+
+
+def _loopback() -> ssl.SSLContext:
+    """Trust whoever listens on a loopback port of this machine: such a service signs for itself in memory."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _message(text: str) -> str:
+    """Return what the API server says in a Status object, or the start of whatever it is."""
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the document says about a node to the steps that make it so. Data in, data out: nothing happens here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstboot.config import DatastoreType
+from firstboot.datastores import Endpoint, dqlite, etcd
+from firstboot.features import dns, network
+from firstboot.features.model import Feature, Object, bind_user
+from firstboot.paths import ARGUMENTS, CNI_CONFIG, CONTAINERD_REGISTRIES
+from firstboot.pki import Pki
+from firstboot.probes import All, NodeHasNetwork, NodeIsReady
+from firstboot.services import apiserver, containerd, controllers, kubelet, timesync
+from firstboot.services.model import Node, Service, with_extra
+from firstboot.steps.certificates import Certificates
+from firstboot.steps.files import Absent, Files
+from firstboot.steps.gates import Gate
+from firstboot.steps.hostname import Hostname
+from firstboot.steps.model import Step
+from firstboot.steps.network import CniConfig
+from firstboot.steps.objects import Applied, NodeLabels, Objects
+from firstboot.steps.units import Running, Stopped
+
+UNITS = (
+    "containerd",
+    "etcd",
+    "k8s-dqlite",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "flanneld",
+    "kube-proxy",
+    "coredns",
+)
+"""Every service of the image that the document switches."""
+
+ROLE_LABEL = "node-role.kubernetes.io/control-plane"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What should run on the node.
+
+    services: components in the order in which they are looked at
+    gates:    what waits for a service of that unit: unit -> gate's name
+    """
+
+    services: tuple[Service, ...]
+    features: tuple[Feature, ...]
+    objects: tuple[Object, ...]
+
+    @property
+    def all_services(self) -> tuple[Service, ...]:
+        """Components and the services of features."""
+        return (*self.services, *(service for feature in self.features for service in feature.services))
+
+
+GATES = {"k8s-dqlite": "datastore", "etcd": "datastore", "kube-apiserver": "apiserver", "containerd": "containerd"}
+"""Units that others wait for -> what those others call it."""
+
+
+def wanted(node: Node) -> Wanted:
+    """Return what a control plane runs."""
+    datastore, endpoint = _datastore(node)
+    components = (
+        datastore,
+        apiserver.service(node, endpoint),
+        containerd.service(node),
+        kubelet.service(node),
+        controllers.controller_manager(node),
+        controllers.scheduler(node),
+    )
+    features = (network.feature(node), dns.feature(node))
+    return Wanted(
+        services=tuple(with_extra(service, node.config) for service in components),
+        features=tuple(_feature_with_extra(feature, node) for feature in features),
+        objects=OBJECTS,
+    )
+
+
+def plan(node: Node, wanted: Wanted, pki: Pki, applied: Applied) -> tuple[Step, ...]:
+    """Return the steps, each after all that it needs."""
+    return tuple(_steps(node, wanted, pki, applied))
+
+
+def _steps(node: Node, wanted: Wanted, pki: Pki, applied: Applied) -> Iterator[Step]:
+    yield Hostname(node.name)
+    yield from _arguments(node, wanted)
+    for service in (*wanted.all_services, timesync.service(node)):
+        yield from _service(service, pki)
+        if service.unit == "kubelet":
+            yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
+            yield NodeLabels(node.name, {ROLE_LABEL: ""})
+    yield Certificates("certificates:administration", ("rest-api", "admin"), pki)
+    yield Objects("objects:node", wanted.objects, applied)
+    for feature in wanted.features:
+        if feature.objects:
+            yield Objects(f"objects:{feature.name}", feature.objects, applied)
+    if node.config.features.network.enabled:
+        yield CniConfig()
+    running = {service.unit for service in wanted.all_services}
+    for unit in UNITS:
+        if unit not in running:
+            yield Stopped(unit)
+
+
+def _arguments(node: Node, wanted: Wanted) -> Iterator[Step]:
+    """Remove what an earlier document asked for before anything is started."""
+    services = (*wanted.all_services, timesync.service(node))
+    arguments = {service.environment_file.path for service in services if service.revision}
+    yield Absent("old-arguments", ARGUMENTS, "*.env", frozenset(arguments))
+    mirrors = containerd.mirrors(node.config)
+    yield Absent(
+        "old-mirrors", CONTAINERD_REGISTRIES, "*/hosts.toml", frozenset(file.path for file in mirrors)
+    )
+    yield Files("mirrors", mirrors)
+    times = {file.path for file in timesync.service(node).files}
+    yield Absent("old-time-servers", timesync.FOLDER, "basalt.conf", frozenset(times))
+    if not node.config.features.network.enabled:
+        yield Absent("old-cni", CNI_CONFIG.parent, CNI_CONFIG.name, frozenset[Path]())
+
+
+def _service(service: Service, pki: Pki) -> Iterator[Step]:
+    inputs: list[str] = []
+    if service.certificates:
+        yield Certificates(f"certificates:{service.unit}", service.certificates, pki)
+        inputs.append(f"certificates:{service.unit}")
+    if service.revision:
+        yield Files(f"files:{service.unit}", (*service.files, service.environment_file))
+        inputs.append(f"files:{service.unit}")
+    yield Running(service, needs=(*inputs, *service.needs))
+    if gate := GATES.get(service.unit):
+        yield Gate(gate, service.probe, unit=service.unit)
+
+
+def _datastore(node: Node) -> tuple[Service, Endpoint]:
+    match node.config.datastore.type:
+        case DatastoreType.DQLITE:
+            return dqlite.service(node), dqlite.ENDPOINT
+        case DatastoreType.ETCD:
+            return etcd.service(node), etcd.ENDPOINT
+
+
+def _feature_with_extra(feature: Feature, node: Node) -> Feature:
+    services = tuple(with_extra(service, node.config) for service in feature.services)
+    return Feature(feature.name, services, feature.objects)
+
+
+def node_probe(node: Node, kubelet_service: Service) -> All:
+    """Return the probe of the kubelet as a user understands it: it answers, and its node is Ready."""
+    return All((kubelet_service.probe, NodeIsReady(node.name)))
+
+
+def missing_needs(steps: Iterable[Step]) -> set[str]:
+    """Return needs that no earlier step fulfils; empty for a sound plan."""
+    known: set[str] = set()
+    missing: set[str] = set()
+    for step in steps:
+        missing.update(need for need in step.needs if need not in known)
+        known.add(step.name)
+    return missing
+
+
+# Logs, exec and port-forward go from the API server to the kubelet; the role comes with Kubernetes.
+OBJECTS: tuple[Object, ...] = (
+    bind_user("system:kubelet-api-admin", "kube-apiserver-kubelet-client", "basalt:apiserver-to-kubelet"),
+)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a service is asked whether it works. A probe answers None for yes, or the reason why not in one line."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from firstboot.failure import BasaltError
+
+if TYPE_CHECKING:
+    from firstboot.kube import Client
+
+SECONDS = 5.0
+"""How long a service may take to answer; a busy node answers late, a dead one never."""
+
+
+class Trust(StrEnum):
+    """Whom a probe believes to speak with the service."""
+
+    PLAIN = "plain"
+    """HTTP on the loopback address."""
+    CLUSTER = "cluster"
+    """HTTPS with the cluster's CA and the agent's client certificate."""
+    LOOPBACK = "loopback"
+    """HTTPS on the loopback address with a certificate that the service made for itself in memory."""
+
+
+class Probe(Protocol):
+    """Asks one service."""
+
+    async def __call__(self, client: Client) -> str | None:
+        """Return None when the service works, otherwise why it does not."""
+
+
+@dataclass(frozen=True)
+class HttpProbe:
+    """Works when a GET answers 200."""
+
+    url: str
+    trust: Trust = Trust.PLAIN
+
+    async def __call__(self, client: Client) -> str | None:
+        """Ask; an answer other than 200 gives its first line as the reason."""
+        status, text = await client.get_text(self.url, self.trust, SECONDS)
+        if status == 200:
+            return None
+        failing = [line for line in text.splitlines() if line.startswith("[-]")]
+        first = failing[0] if failing else next(iter(text.splitlines()), "")
+        return f"answers {status}: {first}" if status else first
+
+
+@dataclass(frozen=True)
+class SocketProbe:
+    """Works when its unix socket accepts a connection."""
+
+    path: Path
+
+    async def __call__(self, client: Client) -> str | None:
+        """Connect and hang up."""
+        try:
+            async with asyncio.timeout(SECONDS):
+                _, writer = await asyncio.open_unix_connection(self.path)
+        except (OSError, TimeoutError) as error:
+            return f"{self.path} does not accept connections: {error or 'no answer'}"
+        writer.close()
+        return None
+
+
+@dataclass(frozen=True)
+class FileProbe:
+    """Works when a file is there that the service writes once it has its part."""
+
+    path: Path
+    meaning: str
+
+    async def __call__(self, client: Client) -> str | None:
+        """Look for the file."""
+        return None if self.path.exists() else self.meaning
+
+
+@dataclass(frozen=True)
+class All:
+    """Works when each of several probes does; the first reason is the answer."""
+
+    probes: tuple[Probe, ...]
+
+    async def __call__(self, client: Client) -> str | None:
+        """Ask one after the other."""
+        for probe in self.probes:
+            if reason := await probe(client):
+                return reason
+        return None
+
+
+@dataclass(frozen=True)
+class NodeHasNetwork:
+    """Works when the node is registered and has a pod network of its own."""
+
+    name: str
+
+    async def __call__(self, client: Client) -> str | None:
+        """Look at the Node object."""
+        found = await _node(client, self.name)
+        if isinstance(found, str):
+            return found
+        return None if found["spec"].get("podCIDR") else "no pod network assigned to the node yet"
+
+
+@dataclass(frozen=True)
+class NodeIsReady:
+    """Works when the node's condition Ready is true."""
+
+    name: str
+
+    async def __call__(self, client: Client) -> str | None:
+        """Look at the Node object; the kubelet's own words are the reason."""
+        found = await _node(client, self.name)
+        if isinstance(found, str):
+            return found
+        conditions = found.get("status", {}).get("conditions", [])
+        ready = next((c for c in conditions if c["type"] == "Ready"), None)
+        if ready is None:
+            return "the kubelet has not reported yet"
+        return None if ready["status"] == "True" else str(ready.get("message") or "the node is not Ready")
+
+
+async def _node(client: Client, name: str) -> Any:
+    """Return the Node object, or the reason why there is none in a line."""
+    try:
+        return await client.get(f"/api/v1/nodes/{name}") or "the node is not registered yet"
+    except BasaltError as error:
+        return str(error)

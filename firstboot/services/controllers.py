@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kube-controller-manager and kube-scheduler: the control plane's loops."""
+
+from __future__ import annotations
+
+from firstboot.paths import KUBERNETES, PKI
+from firstboot.probes import HttpProbe, Trust
+from firstboot.services.model import Node, Service
+
+# With one control plane there is nobody to elect, and a lease left by a power cut would cost its whole duration.
+ALONE = {"leader-elect": "false"}
+
+
+def controller_manager(node: Node) -> Service:
+    """Return the controller manager; it signs kubelet certificates and hands out pod networks."""
+    cluster = node.config.cluster
+    kubeconfig = f"{KUBERNETES}/controller-manager.kubeconfig"
+    return Service(
+        unit="kube-controller-manager",
+        probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
+        needs=("apiserver",),
+        certificates=("ca", "front-proxy-ca", "service-account", "controller-manager"),
+        arguments={
+            "kubeconfig": kubeconfig,
+            "authentication-kubeconfig": kubeconfig,
+            "authorization-kubeconfig": kubeconfig,
+            "bind-address": "127.0.0.1",
+            "cluster-name": cluster.name,
+            "allocate-node-cidrs": "true",
+            "cluster-cidr": cluster.pod_cidr,
+            "service-cluster-ip-range": cluster.service_cidr,
+            "client-ca-file": f"{PKI}/ca.crt",
+            "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
+            "cluster-signing-cert-file": f"{PKI}/ca.crt",
+            "cluster-signing-key-file": f"{PKI}/ca.key",
+            "root-ca-file": f"{PKI}/ca.crt",
+            "service-account-private-key-file": f"{PKI}/sa.key",
+            "use-service-account-credentials": "true",
+            # /usr is read-only; the default folder lies in it.
+            "flex-volume-plugin-dir": "/var/lib/kubelet/volumeplugins",
+            "profiling": "false",
+            **ALONE,
+        },
+    )
+
+
+def scheduler(node: Node) -> Service:
+    """Return the scheduler."""
+    kubeconfig = f"{KUBERNETES}/scheduler.kubeconfig"
+    return Service(
+        unit="kube-scheduler",
+        probe=HttpProbe("https://127.0.0.1:10259/healthz", Trust.LOOPBACK),
+        needs=("apiserver",),
+        certificates=("ca", "front-proxy-ca", "scheduler"),
+        arguments={
+            "kubeconfig": kubeconfig,
+            "authentication-kubeconfig": kubeconfig,
+            "authorization-kubeconfig": kubeconfig,
+            "bind-address": "127.0.0.1",
+            "client-ca-file": f"{PKI}/ca.crt",
+            "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
+            "profiling": "false",
+            **ALONE,
+        },
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service of the image needs to run on this node: data only, no action."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from firstboot.config import Config
+from firstboot.files import File
+from firstboot.paths import ARGUMENTS
+from firstboot.probes import Probe
+
+
+@dataclass(frozen=True)
+class Node:
+    """Everything a service's arguments are computed from.
+
+    name:        name of the Kubernetes node
+    ip:          the address other machines reach it by
+    nameservers: those of the machine's network, for names outside the cluster
+    """
+
+    config: Config
+    name: str
+    ip: str
+    nameservers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A systemd unit of the image with the inputs that make it run on this node.
+
+    unit:         name without ``.service``
+    arguments:    flag without dashes -> value, in the order given
+    environment:  further variables of the unit
+    files:        configuration it reads only when it starts
+    certificates: names in the PKI's catalogue that must exist first; services reload renewed ones by themselves
+    needs:        gates that must be open before it is started
+    """
+
+    unit: str
+    probe: Probe
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[File, ...] = ()
+    certificates: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def revision(self) -> str | None:
+        """A digest of all that the running process was started with; a difference means a restart.
+
+        None for a service that takes nothing from the agent.
+        """
+        if not (self.arguments or self.environment or self.files):
+            return None
+        inputs = [self._lines(), [(str(file.path), file.data.decode()) for file in self.files]]
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
+
+    @property
+    def environment_file(self) -> File:
+        """What the unit reads by ``EnvironmentFile=``; only root may, since a proxy's URL can hold a password."""
+        lines = [*self._lines(), f"BASALT_REVISION={self.revision}"]
+        return File(ARGUMENTS / f"{self.unit}.env", ("\n".join(lines) + "\n").encode(), 0o600)
+
+    def _lines(self) -> list[str]:
+        arguments = " ".join(f"--{name}={value}" for name, value in self.arguments.items())
+        return [f"ARGS={_quote(arguments)}", *(f"{k}={_quote(v)}" for k, v in self.environment.items())]
+
+
+def with_extra(service: Service, config: Config) -> Service:
+    """Return the service with the document's arguments over its own."""
+    return replace(service, arguments={**service.arguments, **config.extra_args(service.unit)})
+
+
+def _quote(value: str) -> str:
+    """Quote a value for systemd's EnvironmentFile=."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("`", "\\`")
+    return f'"{escaped}"'

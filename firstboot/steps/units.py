@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services of the image: running with the inputs of now, or stopped when nothing asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firstboot.services.model import Service
+from firstboot.steps.model import Finding, Machine
+from firstboot.systemd import revision_of
+
+
+@dataclass(frozen=True)
+class Running:
+    """The service runs, and its process was started with today's inputs."""
+
+    service: Service
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``unit:`` and the unit's name."""
+        return f"unit:{self.service.unit}"
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Compare the process's own environment with the wanted revision: no other record can be wrong."""
+        name = self.service.unit
+        unit = machine.units.get(name)
+        if unit is None or not unit.running:
+            return Finding(f"{name}.service", "start", f"is {unit.active if unit else 'unknown'}")
+        pid = await machine.systemd.main_pid(unit)
+        if pid == 0 or revision_of(pid) == self.service.revision:
+            return None
+        return Finding(f"{name}.service", "restart", "runs with other inputs")
+
+    async def apply(self, machine: Machine) -> None:
+        """Queue the job; whether it came up is for the probe to say."""
+        unit = machine.units.get(self.service.unit)
+        if unit and unit.running:
+            await machine.systemd.restart(self.service.unit)
+        else:
+            await machine.systemd.start(self.service.unit)
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The service does not run."""
+
+    unit: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """``stopped:`` and the unit's name."""
+        return f"stopped:{self.unit}"
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Look whether it runs."""
+        unit = machine.units.get(self.unit)
+        if unit is None or not unit.running:
+            return None
+        return Finding(f"{self.unit}.service", "stop", "the document does not ask for it")
+
+    async def apply(self, machine: Machine) -> None:
+        """Queue the stop."""
+        await machine.systemd.stop(self.unit)
