@@ -185,7 +185,8 @@ async def _pieces(reader: asyncio.StreamReader, deadline: float) -> AsyncIterato
 async def _end(process: asyncio.subprocess.Process) -> None:
     import asyncio
 
-    _kill_group(process.pid)
+    if process.returncode is None:
+        _kill_group(process.pid)
     # A grandchild that left the group may hold the pipes open, so collecting has a limit too.
     with suppress(TimeoutError):
         await asyncio.wait_for(process.wait(), REAP_SECONDS)
