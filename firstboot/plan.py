@@ -12,7 +12,8 @@ from firstboot.datastores import Endpoint, dqlite, etcd
 from firstboot.features import dns, network
 from firstboot.features.model import Feature, Object, bind_user
 from firstboot.paths import ARGUMENTS, CNI_CONFIG, CONTAINERD_REGISTRIES
-from firstboot.pki import Pki
+from firstboot.pki.catalogue import Catalogue
+from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, containerd, controllers, kubelet, timesync
 from firstboot.services.model import Node, Service, with_extra
@@ -44,11 +45,7 @@ ROLE_LABEL = "node-role.kubernetes.io/control-plane"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What should run on the node.
-
-    services: components in the order in which they are looked at
-    gates:    what waits for a service of that unit: unit -> gate's name
-    """
+    """What should run on the node: components and features in the order in which they are looked at."""
 
     services: tuple[Service, ...]
     features: tuple[Feature, ...]
@@ -83,24 +80,32 @@ def wanted(node: Node) -> Wanted:
     )
 
 
-def plan(node: Node, wanted: Wanted, pki: Pki, applied: Applied) -> tuple[Step, ...]:
+@dataclass(frozen=True)
+class Memory:
+    """What the agent's process remembers between passes; nothing is lost with it but a little time."""
+
+    ledger: Ledger
+    applied: Applied
+
+
+def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> tuple[Step, ...]:
     """Return the steps, each after all that it needs."""
-    return tuple(_steps(node, wanted, pki, applied))
+    return tuple(_steps(node, wanted, certificates, memory))
 
 
-def _steps(node: Node, wanted: Wanted, pki: Pki, applied: Applied) -> Iterator[Step]:
+def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:
     yield Hostname(node.name)
-    yield from _arguments(node, wanted)
+    yield from _leftovers(node, wanted)
+    yield Certificates(certificates, memory.ledger)
     for service in (*wanted.all_services, timesync.service(node)):
-        yield from _service(service, pki)
+        yield from _service(service)
         if service.unit == "kubelet":
             yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
             yield NodeLabels(node.name, {ROLE_LABEL: ""})
-    yield Certificates("certificates:administration", ("rest-api", "admin"), pki)
-    yield Objects("objects:node", wanted.objects, applied)
+    yield Objects("objects:node", wanted.objects, memory.applied)
     for feature in wanted.features:
         if feature.objects:
-            yield Objects(f"objects:{feature.name}", feature.objects, applied)
+            yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
     if node.config.features.network.enabled:
         yield CniConfig()
     running = {service.unit for service in wanted.all_services}
@@ -109,7 +114,7 @@ def _steps(node: Node, wanted: Wanted, pki: Pki, applied: Applied) -> Iterator[S
             yield Stopped(unit)
 
 
-def _arguments(node: Node, wanted: Wanted) -> Iterator[Step]:
+def _leftovers(node: Node, wanted: Wanted) -> Iterator[Step]:
     """Remove what an earlier document asked for before anything is started."""
     services = (*wanted.all_services, timesync.service(node))
     arguments = {service.environment_file.path for service in services if service.revision}
@@ -125,11 +130,8 @@ def _arguments(node: Node, wanted: Wanted) -> Iterator[Step]:
         yield Absent("old-cni", CNI_CONFIG.parent, CNI_CONFIG.name, frozenset[Path]())
 
 
-def _service(service: Service, pki: Pki) -> Iterator[Step]:
-    inputs: list[str] = []
-    if service.certificates:
-        yield Certificates(f"certificates:{service.unit}", service.certificates, pki)
-        inputs.append(f"certificates:{service.unit}")
+def _service(service: Service) -> Iterator[Step]:
+    inputs = ["certificates"]
     if service.revision:
         yield Files(f"files:{service.unit}", (*service.files, service.environment_file))
         inputs.append(f"files:{service.unit}")

@@ -9,11 +9,6 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How the API server reaches a datastore.
-
-    arguments:    flags of kube-apiserver
-    certificates: names in the PKI's catalogue that these flags use
-    """
+    """How the API server reaches a datastore: flags of kube-apiserver without dashes -> values."""
 
     arguments: Mapping[str, str] = field(default_factory=dict)
-    certificates: tuple[str, ...] = ()

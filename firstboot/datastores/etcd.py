@@ -19,7 +19,6 @@ ENDPOINT = Endpoint(
         "etcd-certfile": f"{PKI}/apiserver-etcd-client.crt",
         "etcd-keyfile": f"{PKI}/apiserver-etcd-client.key",
     },
-    certificates=("datastore-ca", "apiserver-etcd-client"),
 )
 
 
@@ -28,7 +27,6 @@ def service(node: Node) -> Service:
     return Service(
         unit="etcd",
         probe=HttpProbe(f"{HEALTH_URL}/health"),
-        certificates=("datastore-ca", "etcd-server", "etcd-peer"),
         arguments={
             "name": node.name,
             "data-dir": "/var/lib/etcd",

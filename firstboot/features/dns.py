@@ -31,7 +31,6 @@ def service(node: Node) -> Service:
         unit="coredns",
         probe=HttpProbe("http://127.0.0.1:8181/ready"),
         needs=("apiserver",),
-        certificates=("ca", "coredns"),
         files=(File(COREFILE, corefile(node).encode()),),
         environment={"DNS_ADDRESS": f"{address}/{128 if ':' in address else 32}"},
         arguments={"conf": str(COREFILE)},

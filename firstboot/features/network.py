@@ -19,7 +19,7 @@ BACKENDS = {
 }
 FLANNEL_CONFIG = KUBERNETES / "flannel.json"
 PROXY_CONFIG = KUBERNETES / "kube-proxy.json"
-USER = "flannel"
+USER = "flanneld"
 
 
 def feature(node: Node) -> Feature:
@@ -42,7 +42,6 @@ def flannel(node: Node) -> Service:
         unit="flanneld",
         probe=All((health, waiting, FileProbe(CNI_CONFIG, "the runtime's network is not configured yet"))),
         needs=("apiserver", "node"),
-        certificates=("ca", "flanneld"),
         files=(File(FLANNEL_CONFIG, _json(settings)),),
         environment={"NODE_NAME": node.name},
         arguments={
@@ -77,7 +76,6 @@ def proxy(node: Node) -> Service:
         unit="kube-proxy",
         probe=HttpProbe("http://127.0.0.1:10256/livez"),
         needs=("apiserver",),
-        certificates=("ca", "kube-proxy"),
         files=(File(PROXY_CONFIG, _json(settings)),),
         arguments={"config": str(PROXY_CONFIG)},
     )

@@ -26,16 +26,6 @@ def service(node: Node, datastore: Endpoint) -> Service:
         unit="kube-apiserver",
         probe=HttpProbe(READYZ, Trust.CLUSTER),
         needs=("datastore",),
-        certificates=(
-            "ca",
-            "front-proxy-ca",
-            "service-account",
-            "apiserver",
-            "apiserver-kubelet-client",
-            "front-proxy-client",
-            "agent",
-            *datastore.certificates,
-        ),
         files=(authentication(),),
         arguments={
             "advertise-address": node.ip,

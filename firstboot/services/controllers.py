@@ -19,7 +19,6 @@ def controller_manager(node: Node) -> Service:
         unit="kube-controller-manager",
         probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
         needs=("apiserver",),
-        certificates=("ca", "front-proxy-ca", "service-account", "controller-manager"),
         arguments={
             "kubeconfig": kubeconfig,
             "authentication-kubeconfig": kubeconfig,
@@ -51,7 +50,6 @@ def scheduler(node: Node) -> Service:
         unit="kube-scheduler",
         probe=HttpProbe("https://127.0.0.1:10259/healthz", Trust.LOOPBACK),
         needs=("apiserver",),
-        certificates=("ca", "front-proxy-ca", "scheduler"),
         arguments={
             "kubeconfig": kubeconfig,
             "authentication-kubeconfig": kubeconfig,

@@ -19,7 +19,6 @@ def service(node: Node) -> Service:
         unit="kubelet",
         probe=HttpProbe("http://127.0.0.1:10248/healthz"),
         needs=("containerd", "apiserver"),
-        certificates=("ca", "kubelet", "kubelet-serving"),
         files=(configuration(node),),
         arguments={
             "config": str(CONFIG),
@@ -43,8 +42,8 @@ def configuration(node: Node) -> File:
             "x509": {"clientCAFile": f"{PKI}/ca.crt"},
         },
         "authorization": {"mode": "Webhook"},
-        "tlsCertFile": f"{PKI}/kubelet-serving.crt",
-        "tlsPrivateKeyFile": f"{PKI}/kubelet-serving.key",
+        "tlsCertFile": f"{PKI}/kubelet.crt",
+        "tlsPrivateKeyFile": f"{PKI}/kubelet.key",
         "tlsMinVersion": "VersionTLS12",
         "containerRuntimeEndpoint": f"unix://{CONTAINERD_SOCKET}",
         "cgroupDriver": "systemd",

@@ -37,7 +37,6 @@ class Service:
     arguments:    flag without dashes -> value, in the order given
     environment:  further variables of the unit
     files:        configuration it reads only when it starts
-    certificates: names in the PKI's catalogue that must exist first; services reload renewed ones by themselves
     needs:        gates that must be open before it is started
     """
 
@@ -46,7 +45,6 @@ class Service:
     arguments: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     files: tuple[File, ...] = ()
-    certificates: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass over a plan: what is not as it should be is made so, as far as its needs are met."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from firstboot.failure import BasaltError, Failure
+from firstboot.steps.model import Finding, Machine, Step
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a pass has found.
+
+    findings: steps that were not done, in order, with what they lacked
+    blocked:  steps that were not looked at -> the need that was not met
+    failures: steps that could not be checked or applied
+    """
+
+    findings: tuple[tuple[Step, Finding], ...]
+    blocked: dict[str, str]
+    failures: tuple[Failure, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything was as it should be."""
+        return not (self.findings or self.blocked or self.failures)
+
+
+async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False) -> Pass:
+    """Check every step whose needs are met, and apply what is missing; with `dry`, only say what it would be.
+
+    A step that fails holds up those that need it and nothing else; the next pass tries it again.
+    """
+    done: set[str] = set()
+    findings: list[tuple[Step, Finding]] = []
+    blocked: dict[str, str] = {}
+    failures: list[Failure] = []
+    for step in steps:
+        unmet = next((need for need in step.needs if need not in done), None)
+        if unmet is not None:
+            blocked[step.name] = unmet
+            continue
+        try:
+            finding = await step.check(machine)
+            if finding is not None:
+                findings.append((step, finding))
+                if finding.waits:
+                    continue
+                if not dry:
+                    log.info("%s: %s %s: %s", step.name, finding.action, finding.path, finding.reason)
+                    await step.apply(machine)
+        except BasaltError as error:
+            log.warning("%s: %s", step.name, error)
+            failures.append(_failure(step, error))
+            continue
+        done.add(step.name)
+    return Pass(tuple(findings), blocked, tuple(failures))
+
+
+def _failure(step: Step, error: BasaltError) -> Failure:
+    hint = error.hint or "It is tried again by itself; `basalt logs basalt` shows each attempt."
+    return Failure("step-failed", step.name, str(error), hint)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys, certificates and kubeconfigs of the node."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from firstboot import pki
+from firstboot.pki.catalogue import Catalogue
+from firstboot.pki.verdict import Ledger
+from firstboot.steps.model import Finding, Machine
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """All of the catalogue exists, fits together and is valid for long enough."""
+
+    catalogue: Catalogue = field(repr=False)
+    ledger: Ledger = field(repr=False, compare=False)
+    name: str = "certificates"
+    needs: tuple[str, ...] = ("hostname",)
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Examine what has changed since the last time."""
+        found = pki.check(self.catalogue, self.ledger)
+        if not found:
+            return None
+        others = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        return Finding(found[0].name, "issue", f"{found[0].reason}{others}")
+
+    async def apply(self, machine: Machine) -> None:
+        """Make and renew; in a thread, because signing takes its time on slow machines."""
+        await asyncio.to_thread(pki.apply, self.catalogue, self.ledger)
