@@ -2,8 +2,8 @@
 """Files that are either the old or the new, whatever happens to the machine in between.
 
 A file is written beside its place, forced to disk and renamed over it; then the folder is forced to disk.
-Whoever reads the path finds the whole old or the whole new content, and what was reported as written survives a
-power cut.
+Whoever reads the path finds the whole old or the whole new content, and what was reported as written survives
+a power cut.
 """
 
 from __future__ import annotations

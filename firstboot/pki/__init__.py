@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and certificates of a node: `catalogue` describes, `check` compares, `apply` makes and renews.
+
+ca          authorities          tokens     the key pair of service account tokens
+leaf        certificates         kubeconfig files that clients of the API read
+catalogue   what a node needs    verdict    what a check found, and the ledger that makes checks cheap
+keys        PEM and `cryptography`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TypeVar
+
+from firstboot import files
+from firstboot.pki import ca, kubeconfig, leaf, tokens
+from firstboot.pki.catalogue import Catalogue
+from firstboot.pki.verdict import Ledger, Sound, Verdict, moment, reason, stamp
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something `apply` would make or make again.
+
+    name:   ``ca``, ``apiserver``, ``etcd/server``, ``sa`` or, with an ending, ``admin.kubeconfig``
+    reason: the rest of a sentence
+    """
+
+    name: str
+    reason: str
+
+
+def check(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> tuple[Finding, ...]:
+    """Return all that `apply` would do; nothing on a steady node.
+
+    Raises BasaltError for an authority or token key that exists and cannot be used.
+    """
+    at = moment(now)
+    verdicts = _verdicts(described, ledger, at)
+    found = [Finding(name, why) for name, verdict in verdicts if (why := reason(verdict))]
+    for spec in described.kubeconfigs:
+        # What an embedded one has to hold is known only once its certificate is right.
+        if spec.embed and any(finding.name in (spec.client.name, spec.client.ca.name) for finding in found):
+            found.append(Finding(spec.path.name, "the certificate it holds has to be made first"))
+        elif why := kubeconfig.check(spec):
+            found.append(Finding(spec.path.name, why))
+    return tuple(found)
+
+
+def apply(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> tuple[str, ...]:
+    """Make and renew what has to be; return the names, as in `Finding`, of what changed. Raises BasaltError.
+
+    May be stopped at any moment, also by a power cut, and called again.
+    """
+    at = moment(now)
+    for folder in described.directories:
+        files.directory(folder)
+    changed = [*_apply_authorities(described, ledger, at), *_apply_certificates(described, ledger, at)]
+    written = files.write_all([kubeconfig.make(spec) for spec in described.kubeconfigs])
+    ledger.save()
+    return (*changed, *(path.name for path in written))
+
+
+def expiries(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> dict[str, datetime]:
+    """Return until when each authority and certificate is valid; one that is missing or damaged is left out.
+
+    Raises BasaltError for an authority or token key that exists and cannot be used.
+    """
+    return {
+        name: datetime.fromtimestamp(verdict.not_after, UTC)
+        for name, verdict in _verdicts(described, ledger, moment(now))
+        if isinstance(verdict, Sound) and verdict.not_after is not None
+    }
+
+
+def _verdicts(described: Catalogue, ledger: Ledger, now: datetime) -> Iterator[tuple[str, Verdict]]:
+    return chain(
+        _verdicts_of_authorities(described, ledger, now), _verdicts_of_leaves(described, ledger, now)
+    )
+
+
+def _verdicts_of_authorities(
+    described: Catalogue, ledger: Ledger, now: datetime
+) -> Iterator[tuple[str, Verdict]]:
+    for authority in described.authorities:
+        yield authority.name, _examined(ledger, authority, ca.examine, now)
+    for pair in described.tokens:
+        yield pair.name, _examined(ledger, pair, tokens.examine, now)
+
+
+def _verdicts_of_leaves(described: Catalogue, ledger: Ledger, now: datetime) -> Iterator[tuple[str, Verdict]]:
+    for spec in described.certificates:
+        yield spec.name, _examined(ledger, spec, leaf.examine, now)
+
+
+E = TypeVar("E", ca.Authority, tokens.TokenKeys, leaf.CertificateSpec)
+
+
+def _examined(ledger: Ledger, entry: E, examine: Callable[[E, datetime], Verdict], now: datetime) -> Verdict:
+    mark = stamp(entry, entry.paths)
+    known = ledger.recall(entry.name, mark, now)
+    if known is not None:
+        return known
+    verdict = examine(entry, now)
+    ledger.note(entry.name, mark, verdict)
+    return verdict
+
+
+def _apply_authorities(described: Catalogue, ledger: Ledger, now: datetime) -> list[str]:
+    wrong = {name for name, verdict in _verdicts_of_authorities(described, ledger, now) if reason(verdict)}
+    made = [ca.make(authority, now) for authority in described.authorities if authority.name in wrong]
+    made += [tokens.make(pair) for pair in described.tokens if pair.name in wrong]
+    # All keys have to be safe on disk first: a certificate without its key would be an authority lost.
+    files.write_all([key for key, _ in made])
+    files.write_all([public for _, public in made])
+    names = [authority.name for authority in described.authorities] + [pair.name for pair in described.tokens]
+    return [name for name in names if name in wrong]
+
+
+def _apply_certificates(described: Catalogue, ledger: Ledger, now: datetime) -> list[str]:
+    wrong = {name for name, verdict in _verdicts_of_leaves(described, ledger, now) if reason(verdict)}
+    due = [spec for spec in described.certificates if spec.name in wrong]
+    issuers = {authority: ca.load(authority, now) for authority in dict.fromkeys(spec.ca for spec in due)}
+    files.write_all(chain.from_iterable(leaf.make(spec, issuers[spec.ca], now) for spec in due))
+    return [spec.name for spec in due]

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificate authorities: made once, never replaced.
+
+An authority is a pair of files. Where both are missing it is made; where somebody has put a pair of their own
+there before, that one is used, whatever its kind of key. An authority that exists but cannot be used is an
+error for people: a new one in its place would silently cut off everything that trusts the old one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firstboot import files
+from firstboot.failure import BasaltError
+from firstboot.pki import keys
+from firstboot.pki.verdict import Sound, Verdict, moment, reason
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+    from cryptography.x509 import Certificate, KeyUsage
+
+LIFETIME = timedelta(days=3652)
+"""Ten years."""
+
+BACKDATING = timedelta(hours=1)
+"""Certificates begin this long ago: peers' clocks differ, and a clock may be set back after a first boot."""
+
+RESTORE = (
+    "Restore both files from a backup or from another control plane. Basalt never replaces an authority."
+)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Where a certificate authority is kept and what it is called when it has to be made.
+
+    certificate: one or more certificates; the first signs, all are trusted
+    owner, mode: of the key; the certificate is for everyone to read
+    """
+
+    name: str
+    common_name: str
+    certificate: Path
+    key: Path
+    owner: files.Owner | None = ("root", "root")
+    mode: int = 0o600
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files whose state decides whether the authority is as it should be."""
+        return (self.certificate, self.key)
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """An authority in memory, able to sign."""
+
+    certificate: Certificate
+    key: CertificateIssuerPrivateKeyTypes
+
+
+def check(authority: Authority, now: datetime | None = None) -> str | None:
+    """Return why `apply` has work to do, or None. Raises BasaltError for an authority that cannot be used."""
+    return reason(examine(authority, now))
+
+
+def apply(authority: Authority, now: datetime | None = None) -> bool:
+    """Make what is missing of the authority; return whether anything was. Raises BasaltError."""
+    if check(authority, now) is None:
+        return False
+    key, certificate = make(authority, now)
+    # The key has to be safe on disk first: a certificate without its key would be an authority lost.
+    files.write_all([key])
+    files.write_all([certificate])
+    return True
+
+
+def examine(authority: Authority, now: datetime | None = None) -> Verdict:
+    """Look at both files. Raises BasaltError for an authority that cannot be used."""
+    certificate, key = (files.read_or_none(path) for path in authority.paths)
+    if certificate is None:
+        return "there is none yet" if key is None else "only its key exists yet"
+    issuer = load(authority, now)
+    for path, mode, owner in (
+        (authority.key, authority.mode, authority.owner),
+        (authority.certificate, 0o644, None),
+    ):
+        if wrong := files.wrong_attributes(path, mode, owner):
+            return f"{path.name} {wrong}"
+    end = issuer.certificate.not_valid_after_utc.timestamp()
+    return Sound(issuer.certificate.not_valid_before_utc.timestamp(), end, end)
+
+
+def make(authority: Authority, now: datetime | None = None) -> tuple[files.File, files.File]:
+    """Return key and certificate as they should be written, in this order; what exists of them is kept."""
+    key_pem, certificate_pem = files.read_or_none(authority.key), files.read_or_none(authority.certificate)
+    if key_pem is None:
+        if certificate_pem is not None:
+            raise _key_lost(authority)
+        key_pem = keys.private_pem(keys.new_key())
+    if certificate_pem is None:
+        certificate_pem = _self_signed(authority, _read_key(authority, key_pem), moment(now))
+    return (
+        files.File(authority.key, key_pem, authority.mode, authority.owner),
+        files.File(authority.certificate, certificate_pem),
+    )
+
+
+def load(authority: Authority, now: datetime | None = None) -> Issuer:
+    """Return the authority ready to sign. Raises BasaltError when it is missing, damaged or out of date."""
+    certificate_pem, key_pem = (files.read_or_none(path) for path in authority.paths)
+    if certificate_pem is None:
+        raise BasaltError(
+            f"the certificate authority {authority.name} is not on this node ({authority.certificate})",
+            "A control plane makes or is given it before its certificates; a worker asks a control plane.",
+        )
+    if key_pem is None:
+        raise _key_lost(authority)
+    key = _read_key(authority, key_pem)
+    try:
+        certificate = keys.read_certificates(certificate_pem)[0]
+    except keys.Unreadable as error:
+        raise _unusable(authority, f"{authority.certificate} {error}") from error
+    if keys.public_pem(certificate.public_key()) != keys.public_pem(key.public_key()):
+        raise _unusable(authority, f"{authority.key} is not the key of {authority.certificate}")
+    if not _may_sign(certificate):
+        raise _unusable(authority, f"{authority.certificate} may not sign certificates")
+    _refuse_out_of_date(authority, certificate, moment(now))
+    return Issuer(certificate, key)
+
+
+def _read_key(authority: Authority, pem: bytes) -> CertificateIssuerPrivateKeyTypes:
+    try:
+        return keys.read_key(pem)
+    except keys.Unreadable as error:
+        raise _unusable(authority, f"{authority.key} {error}") from error
+
+
+def _key_lost(authority: Authority) -> BasaltError:
+    return BasaltError(
+        f"the private key of the certificate authority {authority.name} is lost: "
+        f"{authority.certificate} is there and {authority.key} is not",
+        RESTORE,
+    )
+
+
+def _unusable(authority: Authority, found: str) -> BasaltError:
+    return BasaltError(f"the certificate authority {authority.name} cannot be used: {found}", RESTORE)
+
+
+def _refuse_out_of_date(authority: Authority, certificate: Certificate, now: datetime) -> None:
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if start <= now <= end:
+        return
+    raise BasaltError(
+        f"the certificate authority {authority.name} ({authority.certificate}) is valid from "
+        f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC and the clock says {now:%Y-%m-%d %H:%M}",
+        "If the clock is wrong, set it or name working servers in time.servers. If it is right, the "
+        "authority has to be replaced by hand, in all places that trust it.",
+    )
+
+
+def _may_sign(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    try:
+        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return False
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound as missing:
+        # Key usage is optional and its absence forbids nothing; without basic constraints it is no authority.
+        return missing.oid == x509.KeyUsage.oid
+    except ValueError:
+        return False
+
+
+def _self_signed(authority: Authority, key: CertificateIssuerPrivateKeyTypes, now: datetime) -> bytes:
+    from cryptography import x509
+
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, authority.common_name)])
+    start = (now - BACKDATING).replace(microsecond=0)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    builder = (
+        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
+        )
+    )
+    return keys.certificate_pem(builder.sign(key, keys.digest_for(key)))
+
+
+def key_usage(*, signs_certificates: bool) -> KeyUsage:
+    """Signatures in TLS handshakes for everyone; certificates and revocation lists for authorities."""
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every key, certificate and kubeconfig of a node: a pure description made from the document and the facts.
+
+File names are those kubeadm has made known, wherever kubeadm has the same file. docs/certificates.md is the
+same list for readers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import NamedTuple
+
+from firstboot import files
+from firstboot.config import Config, DatastoreType
+from firstboot.pki.ca import Authority
+from firstboot.pki.kubeconfig import KubeconfigSpec
+from firstboot.pki.leaf import CertificateSpec, Usage
+from firstboot.pki.tokens import TokenKeys
+
+ROOT = Path("/etc/kubernetes")
+
+LOCAL_API = "https://127.0.0.1:6443"
+"""How services reach the API: the API server or, on a worker, the balancer of their own machine."""
+
+ADMINISTRATORS = "system:masters"
+"""The group no authorizer refuses: for break-glass access and for the agent, which has to repair RBAC."""
+
+KUBELET_CLIENT = "kube-apiserver-kubelet-client"
+"""User the API server is at kubelets; needs a binding to the ClusterRole system:kubelet-api-admin."""
+
+LOOPBACK = ("127.0.0.1", "::1")
+
+BOTH = (Usage.SERVER, Usage.CLIENT)
+
+
+class Identity(NamedTuple):
+    """A service of the node as a client of the API.
+
+    file: of its certificate and kubeconfig
+    user: of the system, under which it runs
+    """
+
+    file: str
+    common_name: str
+    organizations: tuple[str, ...] = ()
+    user: str = "root"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All that has to exist on a node, in the order in which it is made."""
+
+    directories: tuple[Path, ...]
+    authorities: tuple[Authority, ...]
+    tokens: tuple[TokenKeys, ...]
+    certificates: tuple[CertificateSpec, ...]
+    kubeconfigs: tuple[KubeconfigSpec, ...]
+
+    def authority(self, name: str) -> Authority:
+        """Return the authority of that name. Raises KeyError."""
+        return {entry.name: entry for entry in self.authorities}[name]
+
+    def certificate(self, name: str) -> CertificateSpec:
+        """Return the certificate of that name. Raises KeyError."""
+        return {entry.name: entry for entry in self.certificates}[name]
+
+    def kubeconfig(self, name: str) -> KubeconfigSpec:
+        """Return the kubeconfig of that name. Raises KeyError."""
+        return {entry.name: entry for entry in self.kubeconfigs}[name]
+
+    def unowned(self) -> Catalogue:
+        """Return the same with all files left to the present user, who need not be root."""
+
+        def free(spec: CertificateSpec) -> CertificateSpec:
+            return replace(spec, owner=None, ca=replace(spec.ca, owner=None))
+
+        return replace(
+            self,
+            authorities=tuple(replace(entry, owner=None) for entry in self.authorities),
+            tokens=tuple(replace(entry, owner=None) for entry in self.tokens),
+            certificates=tuple(free(entry) for entry in self.certificates),
+            kubeconfigs=tuple(
+                replace(entry, owner=None, client=free(entry.client)) for entry in self.kubeconfigs
+            ),
+        )
+
+
+def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Path = ROOT) -> Catalogue:
+    """Describe the node.
+
+    node_ips: addresses of the node that others may reach it by; prefix lengths and scopes are dropped
+    A worker holds no authority: its certificates are described, and a control plane has to issue them.
+    """
+    addresses = normalized(node_ips)
+    authorities = _authorities(config, root / "pki")
+    certificates = _node_certificates(authorities["ca"], node_name, addresses)
+    clients = list(_node_identities(node_name))
+    if config.role.has_control_plane:
+        certificates = (
+            *_control_plane_certificates(config, authorities, node_name, addresses),
+            *certificates,
+        )
+        clients = [*_control_plane_identities(), *clients]
+    by_file = {identity.file: _client(authorities["ca"], identity) for identity in clients}
+    return Catalogue(
+        directories=_directories(config, root),
+        authorities=tuple(authorities.values()) if config.role.has_control_plane else (),
+        tokens=(_tokens(root / "pki"),) if config.role.has_control_plane else (),
+        certificates=(*certificates, *by_file.values()),
+        kubeconfigs=tuple(
+            _kubeconfig(config, root, identity, by_file[identity.file]) for identity in clients
+        ),
+    )
+
+
+def normalized(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Return each address once, in canonical form, without prefix length and scope."""
+    plain = (str(ip_interface(address.partition("%")[0]).ip) for address in addresses)
+    return tuple(dict.fromkeys(plain))
+
+
+def _directories(config: Config, root: Path) -> tuple[Path, ...]:
+    pki = root / "pki"
+    return (root, pki, pki / config.datastore.type) if config.role.has_control_plane else (root, pki)
+
+
+def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
+    def authority(
+        name: str, common_name: str, owner: files.Owner = ("root", "root"), mode: int = 0o600
+    ) -> Authority:
+        return Authority(name, common_name, pki / f"{name}.crt", pki / f"{name}.key", owner, mode)
+
+    # The controller manager signs certificate requests of the cluster, for example those of kubelets.
+    cluster = authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640)
+    datastore = authority(f"{config.datastore.type}/ca", f"{config.datastore.type}-ca")
+    return {
+        "ca": cluster,
+        "front-proxy-ca": authority("front-proxy-ca", "front-proxy-ca"),
+        "datastore": datastore,
+        "admin-client-ca": authority("admin-client-ca", "basalt-admin-client-ca"),
+    }
+
+
+def _tokens(pki: Path) -> TokenKeys:
+    # Two services read it and have no group in common: one does as the owner, the other as the group.
+    owner = ("kube-apiserver", "kube-controller-manager")
+    return TokenKeys("sa", pki / "sa.key", pki / "sa.pub", owner, 0o640)
+
+
+def _control_plane_certificates(
+    config: Config, authorities: dict[str, Authority], node_name: str, addresses: tuple[str, ...]
+) -> tuple[CertificateSpec, ...]:
+    pki = authorities["ca"].certificate.parent
+    owner = ("kube-apiserver", "kube-apiserver")
+    return (
+        _apiserver(config, authorities["ca"], node_name, addresses),
+        CertificateSpec(
+            "apiserver-kubelet-client", authorities["ca"], KUBELET_CLIENT, owner=owner, directory=pki
+        ),
+        CertificateSpec(
+            "front-proxy-client",
+            authorities["front-proxy-ca"],
+            "front-proxy-client",
+            owner=owner,
+            directory=pki,
+        ),
+        _rest_api(config, authorities["ca"], node_name, addresses),
+        *_datastore(config, authorities["datastore"], node_name, addresses, pki),
+    )
+
+
+def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...]) -> CertificateSpec:
+    extra_names, extra_addresses = _split(config.cluster.api_address)
+    service = "kubernetes.default.svc"
+    names = ("kubernetes", "kubernetes.default", service, f"{service}.{config.cluster.domain}")
+    return CertificateSpec(
+        "apiserver",
+        ca,
+        "kube-apiserver",
+        dns_names=_unique(*names, node_name, "localhost", *extra_names),
+        ip_addresses=_unique(config.cluster.api_service_ip, *addresses, *LOOPBACK, *extra_addresses),
+        usages=(Usage.SERVER,),
+        owner=("kube-apiserver", "kube-apiserver"),
+        directory=ca.certificate.parent,
+    )
+
+
+def _rest_api(config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...]) -> CertificateSpec:
+    extra_names, extra_addresses = _split(config.cluster.api_address)
+    return CertificateSpec(
+        "basalt-api",
+        ca,
+        "basalt-api",
+        dns_names=_unique(node_name, "localhost", *extra_names),
+        ip_addresses=_unique(*addresses, *LOOPBACK, *extra_addresses),
+        usages=(Usage.SERVER,),
+        directory=ca.certificate.parent,
+    )
+
+
+def _datastore(
+    config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...], pki: Path
+) -> tuple[CertificateSpec, ...]:
+    def member(name: str) -> CertificateSpec:
+        # Members are clients of each other, and etcd shows its server certificate to itself as a client.
+        return CertificateSpec(
+            name,
+            ca,
+            node_name,
+            dns_names=_unique(node_name, "localhost"),
+            ip_addresses=_unique(*addresses, *LOOPBACK),
+            usages=BOTH,
+            owner=("datastore", "datastore"),
+            directory=pki,
+        )
+
+    match config.datastore.type:
+        case DatastoreType.DQLITE:
+            return (member("dqlite/member"),)
+        case DatastoreType.ETCD:
+            owner = ("kube-apiserver", "kube-apiserver")
+            client = CertificateSpec(
+                "apiserver-etcd-client", ca, "kube-apiserver-etcd-client", owner=owner, directory=pki
+            )
+            return (member("etcd/server"), member("etcd/peer"), client)
+
+
+def _node_certificates(
+    ca: Authority, node_name: str, addresses: tuple[str, ...]
+) -> tuple[CertificateSpec, ...]:
+    kubelet = CertificateSpec(
+        "kubelet",
+        ca,
+        f"system:node:{node_name}",
+        ("system:nodes",),
+        dns_names=(node_name,),
+        ip_addresses=addresses,
+        usages=(Usage.SERVER,),
+        directory=ca.certificate.parent,
+    )
+    return (kubelet,)
+
+
+def _control_plane_identities() -> tuple[Identity, ...]:
+    return (
+        Identity("admin", "kubernetes-admin", (ADMINISTRATORS,)),
+        Identity("agent", "basalt-agent", (ADMINISTRATORS,)),
+        Identity("controller-manager", "system:kube-controller-manager", user="kube-controller-manager"),
+        Identity("scheduler", "system:kube-scheduler", user="kube-scheduler"),
+    )
+
+
+def _node_identities(node_name: str) -> tuple[Identity, ...]:
+    return (
+        Identity("kubelet", f"system:node:{node_name}", ("system:nodes",)),
+        Identity("kube-proxy", "system:kube-proxy", user="kube-proxy"),
+        Identity("flanneld", "flanneld", user="flannel"),
+        Identity("coredns", "coredns", user="coredns"),
+    )
+
+
+def _client(ca: Authority, identity: Identity) -> CertificateSpec:
+    # kubelet.crt is the certificate kubelet serves with, as kubeadm has it.
+    name = "kubelet-client" if identity.file == "kubelet" else identity.file
+    return CertificateSpec(
+        name,
+        ca,
+        identity.common_name,
+        identity.organizations,
+        owner=(identity.user, identity.user),
+        directory=ca.certificate.parent,
+    )
+
+
+def _kubeconfig(config: Config, root: Path, identity: Identity, client: CertificateSpec) -> KubeconfigSpec:
+    embed = identity.file == "admin"
+    return KubeconfigSpec(
+        name=identity.file,
+        path=root / f"{identity.file}.kubeconfig",
+        server=LOCAL_API,
+        cluster_name=config.cluster.name,
+        client=client,
+        embed=embed,
+        # A service reads where its API is and must not be able to choose another one.
+        owner=("root", identity.user),
+        mode=0o600 if identity.user == "root" else 0o640,
+    )
+
+
+def _split(host: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (names, addresses) of a host that may be either, or none."""
+    if host is None:
+        return (), ()
+    try:
+        return (), (str(ip_address(host)),)
+    except ValueError:
+        return (host,), ()
+
+
+def _unique(*values: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
