@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Root commands inside a machine, over a virtio-serial port that only a test's machine has."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import queue
+import shlex
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firstboot.failure import BasaltError
+from image.vm.arguments import CHANNEL_PORT, Credential
+
+GUEST_PROGRAM = Path(__file__).parent / "guest" / "channel.py"
+UNIT = "basalt-test-channel.service"
+PROGRAM = "basalt.test-channel"
+DEVICE = f"dev-virtio\\x2dports-{CHANNEL_PORT}.device"
+
+SERVICE = f"""\
+[Unit]
+Description=Commands of the test
+DefaultDependencies=no
+BindsTo={DEVICE}
+After={DEVICE} systemd-tmpfiles-setup.service
+Before=shutdown.target
+Conflicts=shutdown.target
+StartLimitIntervalSec=0
+
+[Service]
+ImportCredential={PROGRAM}
+ExecStart=/usr/bin/python3 %d/{PROGRAM} /dev/virtio-ports/{CHANNEL_PORT}
+Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
+OOMScoreAdjust=-900
+Restart=always
+TimeoutStopSec=2
+"""
+
+GRACE = 30.0
+"""Seconds that the channel itself may need on top of a command's own time."""
+SLICE = 0.5
+"""Seconds between two looks at whether the machine is still well while an answer is awaited."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that ended inside the machine."""
+
+    command: str
+    code: int
+    output: bytes
+    errors: bytes
+
+    @property
+    def stdout(self) -> str:
+        """Standard output as text."""
+        return self.output.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """Standard error as text."""
+        return self.errors.decode(errors="replace")
+
+    @property
+    def ok(self) -> bool:
+        """Whether the exit code is 0."""
+        return self.code == 0
+
+
+class CommandFailed(BasaltError):
+    """A command inside the machine failed or took too long."""
+
+
+class ChannelClosed(BasaltError):
+    """The connection to the machine ended while an answer was awaited."""
+
+
+def credentials() -> tuple[Credential, ...]:
+    """Return what starts the channel's other end inside the machine, as early as its device is there."""
+    return (
+        Credential(f"systemd.extra-unit.{UNIT}", SERVICE),
+        Credential("systemd.unit-dropin.basic.target~basalt-test", f"[Unit]\nWants={UNIT}\n"),
+        Credential(PROGRAM, GUEST_PROGRAM.read_text()),
+    )
+
+
+class Channel:
+    """The host's end: any number of threads may run commands at the same time."""
+
+    def __init__(self, path: Path, watch: Callable[[], None] = lambda: None) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.connect(str(path))
+        self._watch = watch
+        self._writing = threading.Lock()
+        self._waiting: dict[str, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        self._session = uuid.uuid4().hex[:12]
+        self._numbers = itertools.count()
+        self._reader = threading.Thread(target=self._read, name="channel", daemon=True)
+        self._reader.start()
+
+    def close(self) -> None:
+        """Hang up; a command that runs goes on without anybody to answer."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # QEMU was first.
+        self._reader.join()
+        self._socket.close()
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float = 60,
+        check: bool = True,
+        stdin: bytes | str = b"",
+    ) -> Result:
+        """Run shell text or an argument list as root and return how it ended.
+
+        Raises CommandFailed when it takes longer than timeout seconds or, with check, exits with anything but 0.
+        """
+        shown = command if isinstance(command, str) else shlex.join(command)
+        request = {
+            "command": command if isinstance(command, str) else list(command),
+            "timeout": timeout,
+            "stdin": base64.b64encode(stdin.encode() if isinstance(stdin, str) else stdin).decode(),
+        }
+        answer = self._ask(request, timeout + GRACE)
+        if answer is None:
+            raise CommandFailed(f"no answer within {timeout + GRACE:g} s to: {shown}")
+        result = Result(
+            shown,
+            -1 if answer["code"] is None else int(answer["code"]),
+            base64.b64decode(answer["stdout"]),
+            base64.b64decode(answer["stderr"]),
+        )
+        if answer["code"] is None:
+            raise CommandFailed(f"not finished after {timeout:g} s: {describe(result)}")
+        if check and not result.ok:
+            raise CommandFailed(f"exit code {result.code}: {describe(result)}")
+        return result
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the other end answers; a request that a restart swallowed is asked again."""
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            if self._ask({"command": ["true"], "timeout": 10}, min(left, 10)) is not None:
+                return
+        raise CommandFailed(f"the machine's command channel did not answer within {timeout:g} s")
+
+    def _ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        name = f"{self._session}-{next(self._numbers)}"
+        answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._waiting[name] = answers
+        try:
+            # An empty line first ends whatever an earlier connection left unfinished.
+            data = b"\n" + json.dumps({"id": name, **request}).encode() + b"\n"
+            with self._writing:
+                self._socket.sendall(data)
+            return self._await(answers, timeout)
+        except OSError as error:
+            raise ChannelClosed(f"the machine's command channel: {error}") from None
+        finally:
+            del self._waiting[name]
+
+    def _await(
+        self, answers: queue.SimpleQueue[dict[str, Any] | None], timeout: float
+    ) -> dict[str, Any] | None:
+        end = time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            try:
+                answer = answers.get(timeout=min(left, SLICE))
+            except queue.Empty:
+                self._watch()
+                continue
+            if answer is None:
+                self._watch()
+                raise ChannelClosed("the machine's command channel was closed")
+            return answer
+        return None
+
+    def _read(self) -> None:
+        with self._socket.makefile("rb") as stream:
+            try:
+                for line in stream:
+                    self._deliver(line)
+            except OSError:
+                pass  # A reset is an end like any other: everybody who waits is told below.
+        for answers in list(self._waiting.values()):
+            answers.put(None)
+
+    def _deliver(self, line: bytes) -> None:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            return
+        if answers := self._waiting.get(answer.get("id")):
+            answers.put(answer)
+
+
+def describe(result: Result) -> str:
+    """Return the command with the end of what it printed."""
+    tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-20:])
+    return f"{result.command}\n{tail}".rstrip()
