@@ -70,7 +70,9 @@ class Identity:
 
     def refuses(self, wanted: Identity) -> tuple[Failure, ...]:
         """Return a failure for each setting that the wanted identity would change."""
-        changed = [field.name for field in fields(self) if getattr(self, field.name) != getattr(wanted, field.name)]
+        changed = [
+            field.name for field in fields(self) if getattr(self, field.name) != getattr(wanted, field.name)
+        ]
         return tuple(
             Failure(
                 "fixed-setting",

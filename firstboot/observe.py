@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from firstboot.failure import Failure
 from firstboot.features.model import Feature
+from firstboot.probes import Probe
 from firstboot.report.status import Part, Phase, State
 from firstboot.steps.model import Machine
 
@@ -31,10 +32,10 @@ class Observer:
     clock: Callable[[], float] = time.monotonic
     _history: dict[str, History] = field(default_factory=dict)
 
-    async def part(self, machine: Machine, unit: str, ask: Callable[[], Awaitable[str | None]]) -> Part:
-        """Return how a unit stands; `ask` gives the awaitable answer of its probe."""
+    async def part(self, machine: Machine, unit: str, probe: Probe) -> Part:
+        """Return how a unit stands; its probe is asked only when it has started."""
         history = self._history.setdefault(unit, History(self.clock()))
-        reason = await self._reason(machine, unit, ask)
+        reason = await self._reason(machine, unit, probe)
         if reason is None:
             history.worked = True
             return Part(State.HEALTHY)
@@ -50,7 +51,7 @@ class Observer:
             return State.DEGRADED
         return State.STARTING if self.clock() - history.since < PATIENCE else State.FAILED
 
-    async def _reason(self, machine: Machine, unit: str, ask: Callable[[], Awaitable[str | None]]) -> str | None:
+    async def _reason(self, machine: Machine, unit: str, probe: Probe) -> str | None:
         known = machine.units.get(unit)
         if known is None or not known.running:
             return f"{unit}.service is {known.active if known else 'unknown'}"
@@ -58,7 +59,7 @@ class Observer:
             return f"{unit}.service has ended and is about to be started again"
         if not known.up:
             return "is starting"
-        return await ask()
+        return await machine.ask(probe)
 
 
 def feature_part(feature: Feature, parts: Mapping[str, Part]) -> Part:

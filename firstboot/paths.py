@@ -7,6 +7,7 @@ from pathlib import Path
 
 STATE = Path("/var/lib/basalt")
 RUN = Path("/run/basalt")
+SHARE = Path("/usr/share/basalt")
 ARGUMENTS = RUN / "args"
 API_SOCKET = RUN / "api.sock"
 

@@ -57,7 +57,12 @@ class Wanted:
         return (*self.services, *(service for feature in self.features for service in feature.services))
 
 
-GATES = {"k8s-dqlite": "datastore", "etcd": "datastore", "kube-apiserver": "apiserver", "containerd": "containerd"}
+GATES = {
+    "k8s-dqlite": "datastore",
+    "etcd": "datastore",
+    "kube-apiserver": "apiserver",
+    "containerd": "containerd",
+}
 """Units that others wait for -> what those others call it."""
 
 

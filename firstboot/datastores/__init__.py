@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What keeps the cluster's objects. Each datastore speaks the etcd API, so the API server is all that knows."""
+"""What keeps the cluster's objects. Each speaks the etcd API, so only the API server's flags differ."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feature dns: CoreDNS on every node; pods ask the one on their own.
 
-The address pods ask is that of the Service kube-dns. It lies on a dummy interface of each node, so the question
-never leaves the node and no address translation is involved; a label keeps kube-proxy away from the Service.
+The address pods ask is that of the Service kube-dns. It lies on a dummy interface of each node, so the
+question never leaves the node and no address translation is involved; a label keeps kube-proxy away from the
+Service.
 """
 
 from __future__ import annotations

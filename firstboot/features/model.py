@@ -43,7 +43,7 @@ def cluster_role(name: str, rules: list[dict[str, list[str]]]) -> Object:
 
 
 def bind_user(role: str, user: str, name: str | None = None) -> Object:
-    """Return a ClusterRoleBinding, named as the role unless said otherwise, for a certificate's common name."""
+    """Return a ClusterRoleBinding for a certificate's common name; it is named as the role by default."""
     group = "rbac.authorization.k8s.io"
     return {
         "apiVersion": f"{group}/v1",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feature network: flannel carries pods between nodes, kube-proxy carries Services, a bridge joins a node's pods."""
+"""Feature network: flannel between nodes, a bridge between the pods of one, kube-proxy for Services."""
 
 from __future__ import annotations
 

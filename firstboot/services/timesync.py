@@ -9,6 +9,7 @@ from firstboot.files import File
 from firstboot.probes import FileProbe
 from firstboot.services.model import Node, Service
 
+UNIT = "systemd-timesyncd"
 FOLDER = Path("/run/systemd/timesyncd.conf.d")
 
 
@@ -17,7 +18,7 @@ def service(node: Node) -> Service:
     servers = node.config.time.servers
     content = f"[Time]\nNTP={' '.join(servers)}\n".encode()
     return Service(
-        unit="systemd-timesyncd",
+        unit=UNIT,
         probe=FileProbe(Path("/run/systemd/timesync/synchronized"), "not synchronised yet"),
         files=(File(FOLDER / "basalt.conf", content),) if servers else (),
     )

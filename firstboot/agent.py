@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: follows the document, makes passes over the plan, and serves what it knows.
+
+One asyncio process. Each round looks at the document, at the facts and at the machine anew, so it does not
+matter when the last round was, or whether another process made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from functools import cache
+
+from firstboot import files, observe, paths, systemd
+from firstboot import log as logs
+from firstboot.api.node import NotYet, PlannedStep
+from firstboot.doors import Doors
+from firstboot.failure import BasaltError, Failure
+from firstboot.intake import Intake, Taken
+from firstboot.kube import Client
+from firstboot.milestones import Milestones
+from firstboot.observe import Observer
+from firstboot.pki.catalogue import Catalogue, catalogue
+from firstboot.pki.verdict import Ledger
+from firstboot.plan import UNITS, Memory, Wanted, node_probe, plan, wanted
+from firstboot.reconcile import Pass, converge
+from firstboot.report import status
+from firstboot.report.status import Part, Phase, Status
+from firstboot.services.model import Node
+from firstboot.services.timesync import UNIT as TIME_UNIT
+from firstboot.steps.model import Finding, Machine, Step
+from firstboot.steps.objects import Applied
+from firstboot.systemd import Systemd
+
+log = logging.getLogger(__name__)
+
+HURRY = 0.3
+"""Seconds between two rounds while something is on its way."""
+
+BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."
+
+CALM = 5.0
+"""Seconds between two rounds once everything is as it should be."""
+
+KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
+
+
+@dataclass
+class Course:
+    """What the agent follows: the node that the document describes, and the plan that makes it so."""
+
+    node: Node
+    wanted: Wanted
+    certificates: Catalogue
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def of(cls, node: Node, memory: Memory, addresses: Sequence[str]) -> Course:
+        """Compute what should be."""
+        goal = wanted(node)
+        certificates = catalogue(node.config, node.name, addresses)
+        return cls(node, goal, certificates, plan(node, goal, certificates, memory))
+
+
+@dataclass
+class Agent:
+    """The process's state; the API asks it through `firstboot.api.node.Node`."""
+
+    systemd: Systemd
+    client: Client
+    intake: Intake
+    milestones: Milestones
+    memory: Memory
+    observer: Observer = field(default_factory=Observer)
+    course: Course | None = None
+    current: Status = field(default_factory=Status)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    was_ready: bool = False
+
+    def status(self) -> Status:
+        """Return the newest status."""
+        return self.current
+
+    async def plan(self) -> Sequence[PlannedStep]:
+        """Return what the next pass would do, without doing it."""
+        course = self._course()
+        result = await converge(course.steps, await self._machine(), dry=True)
+        found = {step.name: finding for step, finding in result.findings}
+        return [_planned(step, found, result) for step in course.steps]
+
+    async def kubeconfig(self, server: str | None) -> str:
+        """Return the administrator's kubeconfig."""
+        from firstboot.pki.kubeconfig import render
+
+        course = self._course()
+        spec = course.certificates.kubeconfig("admin")
+        if not spec.path.exists():
+            raise NotYet("there is no administrator's certificate yet", "Ask again when the node is ready.")
+        host = course.node.config.cluster.api_address or course.node.ip
+        return render(spec, server or f"https://{_bracketed(host)}:6443")
+
+    async def round(self) -> None:
+        """Look at everything once, do what can be done, and say how it stands."""
+        taken = await asyncio.to_thread(self.intake.look)
+        if taken.node is not None and (self.course is None or self.course.node != taken.node):
+            self.course = Course.of(taken.node, self.memory, taken.addresses)
+            self.milestones.mark("document-accepted")
+        if self.course is None:
+            self._publish(self._waiting(taken))
+            return
+        machine = await self._machine()
+        result = await converge(self.course.steps, machine)
+        parts = await self._parts(self.course, machine)
+        self._publish(self._running(taken, self.course, result, parts))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next round may take its time."""
+        return self.current.phase.settled
+
+    async def _machine(self) -> Machine:
+        units = await self.systemd.units((*UNITS, TIME_UNIT))
+        return Machine(self.systemd, self.client, units)
+
+    async def _parts(self, course: Course, machine: Machine) -> dict[str, Part]:
+        """Return the state of every service that is wanted, by unit."""
+        services = course.wanted.all_services
+        self.observer.forget(service.unit for service in services)
+        parts: dict[str, Part] = {}
+        for service in services:
+            probe = node_probe(course.node, service) if service.unit == "kubelet" else service.probe
+            parts[service.unit] = await self.observer.part(machine, service.unit, probe)
+            if parts[service.unit].state is status.State.HEALTHY:
+                self.milestones.mark(service.unit)
+        return parts
+
+    def _running(self, taken: Taken, course: Course, result: Pass, parts: Mapping[str, Part]) -> Status:
+        components = {service.unit: parts[service.unit] for service in course.wanted.services}
+        features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
+        phase = observe.phase((*components.values(), *features.values()), self.was_ready)
+        if phase.ready and (result.failures or result.blocked):
+            phase = Phase.DEGRADED if self.was_ready else Phase.STARTING
+        if taken.failures:
+            phase = Phase.DOCUMENT_INVALID
+        if phase.ready:
+            self.was_ready = True
+            self.milestones.mark("ready")
+        return replace(
+            self._base(taken),
+            phase=phase,
+            node=status.Node(course.node.name, course.node.config.role.value, taken.addresses),
+            components=components,
+            features=features,
+            failures=(*taken.failures, *result.failures, *observe.failures(parts)),
+            certificates=self._expiries(course),
+        )
+
+    def _waiting(self, taken: Taken) -> Status:
+        phase = Phase.STARTING if taken.pending else Phase.WAITING_FOR_DOCUMENT
+        if taken.failures:
+            phase = Phase.DOCUMENT_INVALID if taken.found else Phase.WAITING_FOR_DOCUMENT
+        return replace(self._base(taken), phase=phase, failures=taken.failures)
+
+    def _base(self, taken: Taken) -> Status:
+        facts = taken.facts
+        return Status(
+            node=status.Node(facts.hostname, None, taken.addresses),
+            image=status.Image(facts.image_version, facts.image_slot),
+            kubernetes=_kubernetes_version(),
+            document=status.Document(taken.origin, taken.digest),
+            timings=dict(self.milestones.reached),
+        )
+
+    def _expiries(self, course: Course) -> dict[str, str]:
+        from firstboot import pki
+
+        if self.current.certificates and self.current.phase.ready:
+            return dict(self.current.certificates)
+        try:
+            found = pki.expiries(course.certificates, self.memory.ledger)
+        except BasaltError:
+            return {}
+        return {n: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for n, t in found.items()}
+
+    def add_failures(self, failures: Sequence[Failure]) -> None:
+        """Add what went wrong outside of the plan to the newest status."""
+        known = self.current.failures
+        self._publish(replace(self.current, failures=(*known, *(f for f in failures if f not in known))))
+
+    def _publish(self, new: Status) -> None:
+        if replace(new, updated=self.current.updated) != self.current:
+            self.current = new
+
+    def _course(self) -> Course:
+        if self.course is None:
+            raise NotYet("there is no valid document yet", "`basalt status` says what is missing.")
+        return self.course
+
+
+def _planned(step: Step, found: Mapping[str, Finding], result: Pass) -> PlannedStep:
+    if need := result.blocked.get(step.name):
+        return PlannedStep(step.name, "", "blocked", f"needs {need} first")
+    failure = next((failure for failure in result.failures if failure.path == step.name), None)
+    if failure:
+        return PlannedStep(step.name, "", "fail", failure.found)
+    finding = found.get(step.name)
+    if finding is None:
+        return PlannedStep(step.name, "", "none", "as it should be")
+    return PlannedStep(step.name, finding.path, finding.action, finding.reason)
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+@cache
+def _kubernetes_version() -> str | None:
+    return (files.read_or_none(KUBERNETES_VERSION) or b"").decode().strip() or None
+
+
+async def run() -> None:
+    """Run until SIGTERM. Services go on without the agent; the next one finds everything as it is."""
+    milestones = Milestones(paths.RUN / "milestones.json")
+    milestones.mark("agent")
+    manager = await Systemd.connect()
+    async with Client() as client:
+        memory = Memory(Ledger(paths.STATE / "certificates.json"), Applied())
+        agent = Agent(manager, client, Intake(), milestones, memory)
+        doors = Doors(agent)
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await manager.on_change(agent.wake.set)
+        systemd.notify("READY=1")
+        rounds = asyncio.create_task(_rounds(agent, doors))
+        await asyncio.wait({rounds, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        systemd.notify("STOPPING=1")
+        rounds.cancel()
+        await asyncio.gather(rounds, return_exceptions=True)
+        await doors.close()
+    manager.close()
+
+
+async def _rounds(agent: Agent, doors: Doors) -> None:
+    """Make rounds for ever; a bug in one is shown and the next one is made all the same."""
+    while True:
+        agent.wake.clear()
+        try:
+            await agent.round()
+            shut = await doors.follow(agent.course.node.config if agent.course else None)
+            if shut:
+                agent.add_failures(shut)
+        except (BasaltError, OSError) as error:
+            log.warning("%s", error)
+            agent.add_failures([_internal(error, "It is tried again every few seconds.")])
+        except Exception as error:
+            log.exception("a round ended by a bug")
+            agent.add_failures([_internal(error, BUG)])
+        doors.show(agent.current)
+        systemd.notify("WATCHDOG=1")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(agent.wake.wait(), CALM if agent.settled else HURRY)
+
+
+def _internal(error: BaseException, remedy: str) -> Failure:
+    return Failure("agent-error", "basalt", f"{type(error).__name__}: {error}", remedy)
+
+
+def main() -> int:
+    """Start the agent; the entry point of basalt.service."""
+    logs.setup()
+    asyncio.run(run())
+    return 0

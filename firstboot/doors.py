@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything by which the agent can be reached: consoles, status over HTTP, API on a socket and over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from firstboot import paths
+from firstboot.config import Config
+from firstboot.failure import BasaltError, Failure
+from firstboot.report import console
+from firstboot.report.status import Status
+
+if TYPE_CHECKING:
+    from firstboot.agent import Agent
+    from firstboot.api.server import ApiServer
+    from firstboot.report.http import StatusServer
+
+log = logging.getLogger(__name__)
+
+
+class Doors:
+    """Opens what can be opened, follows the document, and says which door stays shut and why."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._consoles = console.Consoles(console.targets(os.environ.get(console.VARIABLE)))
+        self._painter: asyncio.Task[None] | None = None
+        self._status: StatusServer | None = None
+        self._api: ApiServer | None = None
+
+    def show(self, status: Status) -> None:
+        """Put the status on the consoles."""
+        if self._painter is None:
+            self._painter = asyncio.create_task(self._consoles.run())
+        self._consoles.show(status)
+
+    async def follow(self, config: Config | None) -> tuple[Failure, ...]:
+        """Listen as the document says, or by default without one; return what could not be opened.
+
+        The servers are imported here, after the first services were started: that takes seconds.
+        """
+        from firstboot.api.server import ApiServer
+        from firstboot.report.http import DEFAULT_LISTEN, StatusServer
+
+        self._status = self._status or StatusServer(self._agent.status)
+        self._api = self._api or ApiServer(self._agent)
+        listen = config.status.listen if config else DEFAULT_LISTEN
+        failures = []
+        try:
+            await self._api.listen_local(paths.API_SOCKET)
+        except BasaltError as error:
+            failures.append(_shut("api.socket", error))
+        try:
+            await self._status.listen(listen)
+            self._consoles.status_port = self._status.port or self._consoles.status_port
+        except BasaltError as error:
+            failures.append(_shut("basalt.status.listen", error))
+        try:
+            await self._follow_tls(self._api, config)
+        except BasaltError as error:
+            failures.append(_shut("basalt.access.client-ca", error))
+        return tuple(failures)
+
+    async def close(self) -> None:
+        """Close everything."""
+        if self._painter:
+            self._painter.cancel()
+            await asyncio.gather(self._painter, return_exceptions=True)
+        if self._api:
+            await self._api.close()
+        if self._status:
+            await self._status.close()
+
+    async def _follow_tls(self, api: ApiServer, config: Config | None) -> None:
+        """Let in over TLS who holds a certificate of the document's authority; nobody without one."""
+        from firstboot.api.access import Tls
+
+        certificate = paths.PKI / "basalt-api.crt"
+        if config is None or config.access.client_ca is None or not certificate.exists():
+            await api.close_tls()
+            return
+        await api.listen_tls(Tls(certificate, paths.PKI / "basalt-api.key", (config.access.client_ca,)))
+
+
+def _shut(path: str, error: BasaltError) -> Failure:
+    hint = error.hint or "It is tried again every few seconds."
+    return Failure("cannot-listen", path, str(error), hint)
