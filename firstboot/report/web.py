@@ -103,8 +103,13 @@ class Site:
         sock: socket.socket,
         limits: Limits,
         context: ssl.SSLContext | None = None,
+        *,
+        cancel: bool = False,
     ) -> Self:
-        """Serve the application on the socket, which then belongs to the site."""
+        """Serve the application on the socket, which then belongs to the site.
+
+        cancel: end a handler whose client has gone
+        """
         from aiohttp import web
 
         _hush()
@@ -112,6 +117,7 @@ class Site:
             app,
             handle_signals=False,
             access_log=None,
+            handler_cancellation=cancel,
             keepalive_timeout=15,
             max_line_size=4096,
             max_field_size=4096,

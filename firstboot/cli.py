@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. On a node, as root, it talks to the agent over a unix socket; elsewhere over HTTPS.
+
+Exit codes: 0 all is well; 1 it failed; 2 the document or the command line is wrong; 3 the node is not in the
+wanted phase and will not get there by itself; 4 time is over; 130 interrupted.
+Each command imports what it needs when it runs: starting Python is what a slow machine waits for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from firstboot.failure import BasaltError, DocumentError
+
+if TYPE_CHECKING:
+    from firstboot.client import Client
+    from firstboot.report.status import Phase, Status
+
+EXIT_PHASE = 3
+EXIT_TIME = 4
+POLL = 2.0
+"""Seconds between two looks of --watch and --wait."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        code = command(arguments)
+        sys.stdout.flush()
+        return code
+    except DocumentError as error:
+        for failure in error.failures:
+            print(f"basalt: {failure}", file=sys.stderr)
+        return error.exit_code
+    except BasaltError as error:
+        print(f"basalt: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader, e.g. `head`, has enough. Nothing may be written any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the chosen one is in the namespace as ``command``."""
+    top = argparse.ArgumentParser(
+        prog="basalt",
+        description="Look after a Basalt node: as root on the node itself, elsewhere with --endpoint.",
+    )
+    remote = top.add_argument_group("a node elsewhere")
+    remote.add_argument("--endpoint", metavar="URL", help="the node's API, e.g. https://192.0.2.7:6400")
+    remote.add_argument(
+        "--cert", type=Path, metavar="FILE", help="client certificate signed by access.client-ca"
+    )
+    remote.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    remote.add_argument("--cacert", type=Path, metavar="FILE", help="CA of the cluster")
+    remote.add_argument("--insecure", action="store_true", help="do not check who the node is")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _add_status(commands)
+    _add(commands, "plan", plan, "show what the agent would do now").add_argument(
+        "--json", action="store_true", help="print JSON"
+    )
+    validating = _add(commands, "validate", validate, "check a document; needs no node")
+    validating.add_argument("file", metavar="FILE", help='the document, or "-" for standard input')
+    validating.add_argument("--json", action="store_true", help="print the failures as JSON")
+    kube = _add(commands, "kubeconfig", kubeconfig, "print an administrator's kubeconfig")
+    kube.add_argument("--server", metavar="URL", help="address of the API server in it")
+    logs_ = _add(commands, "logs", logs, "print the journal of one component")
+    logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
+    logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
+    logs_.add_argument("-f", "--follow", action="store_true", help="go on with lines to come")
+    _add(commands, "version", version, "print versions; without a node only that of this program")
+    _add(commands, "agent", agent, "run the node's agent; systemd does this")
+    return top
+
+
+Commands = argparse._SubParsersAction  # argparse has no public name for it
+Command = Callable[[argparse.Namespace], int]
+
+
+def _add(
+    commands: Commands[argparse.ArgumentParser], name: str, command: Command, help: str
+) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help.capitalize() + ".")
+    added.set_defaults(command=command)
+    return added
+
+
+def _add_status(commands: Commands[argparse.ArgumentParser]) -> None:
+    added = _add(commands, "status", status, "show how the node stands")
+    how = added.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="go on showing it")
+    how.add_argument("--wait", metavar="PHASE", help="wait until the node is in this phase, e.g. ready")
+    added.add_argument("--json", action="store_true", help="print the status document")
+    added.add_argument(
+        "--timeout", type=float, default=600, metavar="S", help="seconds to --wait, default 600"
+    )
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show the status, once, again and again, or when a phase is reached."""
+    client = _client(arguments)
+    if arguments.wait:
+        return _wait(client, arguments)
+    while True:
+        document = client.get_json("/v1/status")
+        _show(document, as_json=arguments.json, clear=arguments.watch and sys.stdout.isatty())
+        if not arguments.watch:
+            return 0
+        time.sleep(POLL)
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Show the steps that the agent would take."""
+    data = _client(arguments).get_json("/v1/plan")
+    if arguments.json:
+        print(json.dumps(data, indent=2))
+        return 0
+    if not data["steps"]:
+        print("Nothing to do: the node is as its document wants it.")
+        return 0
+    from firstboot.report.screen import clean
+
+    rows = [[clean(step[key]) for key in ("step", "action", "path", "reason")] for step in data["steps"]]
+    _table(["STEP", "ACTION", "PATH", "REASON"], rows)
+    return 0
+
+
+def validate(arguments: argparse.Namespace) -> int:
+    """Check a document where it lies."""
+    from firstboot.validate import check_text, validate_file
+
+    try:
+        if arguments.file == "-":
+            check_text(sys.stdin.read(), "standard input")
+        else:
+            validate_file(Path(arguments.file))
+    except DocumentError as error:
+        if not arguments.json:
+            raise
+        print(json.dumps({"failures": [failure.to_dict() for failure in error.failures]}, indent=2))
+        return error.exit_code
+    print(json.dumps({"failures": []}) if arguments.json else f"{arguments.file}: valid")
+    return 0
+
+
+def kubeconfig(arguments: argparse.Namespace) -> int:
+    """Print a kubeconfig."""
+    query = {"server": arguments.server} if arguments.server else None
+    sys.stdout.write(_client(arguments).get("/v1/kubeconfig", query))
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """Print the journal of a component as it comes."""
+    query = {
+        "component": arguments.component,
+        "lines": str(arguments.lines),
+        "follow": "true" if arguments.follow else "false",
+    }
+    pieces = _client(arguments).stream("/v1/logs", query, timeout=None if arguments.follow else 60)
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    return 0
+
+
+def version(arguments: argparse.Namespace) -> int:
+    """Print the program's version and, where there is a node, what runs on it."""
+    from firstboot.client import Unreachable
+
+    print(f"basalt {own_version()}")
+    try:
+        data = _client(arguments).get_json("/v1/version")
+    except Unreachable:
+        if arguments.endpoint:
+            raise
+        return 0
+    print(f"node: basalt {data['basalt'] or 'unknown'}, kubernetes {data['kubernetes'] or 'unknown'}")
+    return 0
+
+
+def agent(_arguments: argparse.Namespace) -> int:
+    """Run the agent."""
+    from firstboot.agent import main as run
+
+    return run()
+
+
+def own_version() -> str:
+    """Return the version of this program: the image's on a node, the package's elsewhere."""
+    for line in _lines(Path("/usr/lib/os-release")):
+        if line.startswith("IMAGE_VERSION="):
+            return line.partition("=")[2].strip("\"'")
+    from importlib import metadata
+
+    try:
+        return metadata.version("basalt")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    from firstboot.client import Client, Endpoint
+
+    given = (arguments.cert, arguments.key, arguments.cacert)
+    if arguments.endpoint is None and (any(given) or arguments.insecure):
+        raise BasaltError(
+            "--cert, --key, --cacert and --insecure are for a node elsewhere", "Give --endpoint too."
+        )
+    return Client(Endpoint(arguments.endpoint, *given, arguments.insecure))
+
+
+def _show(document: dict[str, object], *, as_json: bool, clear: bool) -> None:
+    from firstboot.report import screen
+    from firstboot.report.status import Status
+
+    if as_json:
+        text = json.dumps(document, indent=2)
+    else:
+        width = max(60, os.get_terminal_size().columns) if sys.stdout.isatty() else 80
+        view = screen.View(width=width, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ)
+        text = "\n".join(screen.block(Status.from_dict(document), view))
+    print(("\033[H\033[2J" if clear else "") + text, flush=True)
+
+
+def _wait(client: Client, arguments: argparse.Namespace) -> int:
+    """Wait for a phase; stop at once where only somebody else can change anything."""
+    from firstboot.client import Unreachable
+    from firstboot.report.status import Status
+
+    wanted, last = _phase(arguments.wait), ""
+    deadline = time.monotonic() + arguments.timeout
+    while True:
+        try:
+            document = client.get_json("/v1/status")
+            now = Status.from_dict(document)
+            last = "; ".join(now.unready) or f"phase is {now.phase}"
+            if now.phase is wanted:
+                _show(document, as_json=arguments.json, clear=False)
+                return 0
+            if _hopeless(now, wanted):
+                print(f"basalt: the node will not become {wanted} by itself: {last}", file=sys.stderr)
+                return EXIT_PHASE
+        except Unreachable as error:
+            last = str(error)
+        if time.monotonic() + POLL > deadline:
+            print(f"basalt: not {wanted} within {arguments.timeout:g} seconds: {last}", file=sys.stderr)
+            return EXIT_TIME
+        time.sleep(POLL)
+
+
+def _phase(name: str) -> Phase:
+    from firstboot.report.status import Phase
+
+    try:
+        return Phase(name)
+    except ValueError:
+        raise BasaltError(f"there is no phase {name!r}", f"Use one of {', '.join(Phase)}.") from None
+
+
+def _hopeless(now: Status, wanted: Phase) -> bool:
+    """Whether waiting is in vain; a node without a document may still be given one."""
+    from firstboot.report.status import Phase
+
+    return now.phase is Phase.DOCUMENT_INVALID and not wanted.needs_document
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> None:
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    for row in [heads, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
