@@ -1,0 +1,3 @@
+module basalt.local/testpod
+
+go 1.26.0
