@@ -7,7 +7,7 @@ from firstboot.paths import KUBERNETES, PKI
 from firstboot.probes import HttpProbe, Trust
 from firstboot.services.model import Node, Service
 
-# With one control plane there is nobody to elect, and a lease left by a power cut would cost its whole duration.
+# With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
 ALONE = {"leader-elect": "false"}
 
 

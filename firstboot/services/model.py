@@ -60,7 +60,7 @@ class Service:
 
     @property
     def environment_file(self) -> File:
-        """What the unit reads by ``EnvironmentFile=``; only root may, since a proxy's URL can hold a password."""
+        """What the unit reads by ``EnvironmentFile=``; for root only, since it can hold a password."""
         lines = [*self._lines(), f"BASALT_REVISION={self.revision}"]
         return File(ARGUMENTS / f"{self.unit}.env", ("\n".join(lines) + "\n").encode(), 0o600)
 

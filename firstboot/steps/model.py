@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all steps share. A step is level-triggered: check says what is missing, apply does it, both at any time."""
+"""What all steps share: check says what is missing, apply does it, both at any time and often."""
 
 from __future__ import annotations
 

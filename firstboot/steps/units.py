@@ -26,6 +26,8 @@ class Running:
         """Compare the process's own environment with the wanted revision: no other record can be wrong."""
         name = self.service.unit
         unit = machine.units.get(name)
+        if unit and unit.active == "deactivating":
+            return Finding(f"{name}.service", "wait", "is stopping")
         if unit is None or not unit.running:
             return Finding(f"{name}.service", "start", f"is {unit.active if unit else 'unknown'}")
         pid = await machine.systemd.main_pid(unit)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pass: order, needs, failures, and that nothing happens in a dry one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from firstboot.failure import BasaltError
+from firstboot.kube import Client
+from firstboot.reconcile import Pass, converge
+from firstboot.steps.gates import Gate
+from firstboot.steps.model import Finding, Machine
+from firstboot.steps.units import Running, Stopped
+from firstboot.systemd import Systemd, Unit
+from tests.unit.test_plan import service
+
+
+def machine(units: dict[str, Unit] | None = None, systemd: Any = None) -> Machine:
+    return Machine(cast(Systemd, systemd), cast(Client, None), units or {})
+
+
+@dataclass
+class Work:
+    """A step that is missing until applied."""
+
+    name: str
+    needs: tuple[str, ...] = ()
+    action: str = "write"
+    error: str = ""
+    applied: list[str] = field(default_factory=list)
+
+    async def check(self, machine: Machine) -> Finding | None:
+        return None if self.applied else Finding(f"/{self.name}", self.action, "is missing")
+
+    async def apply(self, machine: Machine) -> None:
+        if self.error:
+            raise BasaltError(self.error, "Look at it.")
+        self.applied.append(self.name)
+
+
+def go(*steps: Work, dry: bool = False) -> Pass:
+    return asyncio.run(converge(steps, machine(), dry=dry))
+
+
+def test_a_pass_applies_in_order_and_the_next_has_nothing_to_do() -> None:
+    first, second = Work("first"), Work("second", needs=("first",))
+    assert not go(first, second).settled
+    assert (first.applied, second.applied) == (["first"], ["second"])
+    assert go(first, second).settled
+
+
+def test_waiting_holds_up_those_in_need_and_nobody_else() -> None:
+    gate, behind, beside = Work("gate", action="wait"), Work("behind", needs=("gate",)), Work("beside")
+    result = go(gate, behind, beside)
+    assert result.blocked == {"behind": "gate"}
+    assert (gate.applied, behind.applied, beside.applied) == ([], [], ["beside"])
+
+
+def test_a_failure_is_told_and_holds_up_those_in_need() -> None:
+    broken, behind, beside = Work("broken", error="no"), Work("behind", needs=("broken",)), Work("beside")
+    result = go(broken, behind, beside)
+    (failure,) = result.failures
+    assert (failure.code, failure.path, failure.found) == ("step-failed", "broken", "no")
+    assert failure.remedy == "Look at it."
+    assert result.blocked == {"behind": "broken"}
+    assert beside.applied
+
+
+def test_a_dry_pass_changes_nothing_and_goes_on_as_if_it_had() -> None:
+    first, second = Work("first"), Work("second", needs=("first",))
+    result = go(first, second, dry=True)
+    assert [step.name for step, _ in result.findings] == ["first", "second"]
+    assert not first.applied
+    assert not second.applied
+
+
+class Jobs:
+    """Records what systemd would be asked to do."""
+
+    def __init__(self, pid: int = 0) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.pid = pid
+
+    async def start(self, name: str) -> None:
+        self.asked.append(("start", name))
+
+    async def restart(self, name: str) -> None:
+        self.asked.append(("restart", name))
+
+    async def stop(self, name: str) -> None:
+        self.asked.append(("stop", name))
+
+    async def main_pid(self, unit: Unit) -> int:
+        return self.pid
+
+
+def unit(active: str) -> dict[str, Unit]:
+    return {"kubelet": Unit("kubelet.service", active, "running", "/path")}
+
+
+@pytest.mark.parametrize(
+    ("active", "revision", "job"),
+    [
+        ("inactive", None, ("start", "kubelet")),
+        ("failed", None, ("start", "kubelet")),
+        ("active", "another", ("restart", "kubelet")),
+        ("active", "same", None),
+        ("activating", "same", None),
+        ("deactivating", None, None),
+    ],
+)
+def test_a_unit_runs_with_the_inputs_of_now(
+    monkeypatch: pytest.MonkeyPatch, active: str, revision: str | None, job: tuple[str, str] | None
+) -> None:
+    kubelet = service("kubelet")
+    found = kubelet.revision if revision == "same" else revision
+    monkeypatch.setattr("firstboot.steps.units.revision_of", lambda pid: found)
+    jobs = Jobs(pid=1)
+    asyncio.run(converge([Running(kubelet)], machine(unit(active), jobs)))
+    assert jobs.asked == ([job] if job else [])
+
+
+@pytest.mark.parametrize(("active", "stops"), [("active", True), ("activating", True), ("inactive", False)])
+def test_a_unit_nobody_asks_for_is_stopped(active: str, stops: bool) -> None:
+    jobs = Jobs()
+    asyncio.run(converge([Stopped("kubelet")], machine(unit(active), jobs)))
+    assert jobs.asked == ([("stop", "kubelet")] if stops else [])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A probe with a fixed answer."""
+
+    answer: str | None
+
+    async def __call__(self, client: Client) -> str | None:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("active", "answer", "reason"),
+    [
+        ("inactive", None, "kubelet.service is inactive"),
+        ("active", "answers 500", "answers 500"),
+        ("active", None, None),
+    ],
+)
+def test_a_gate_opens_when_its_service_works(active: str, answer: str | None, reason: str | None) -> None:
+    finding = asyncio.run(Gate("node", Answer(answer), unit="kubelet").check(machine(unit(active))))
+    assert (finding.reason if finding else None) == reason
