@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/k3s-io/kine/pkg/logstructured"
+	"github.com/k3s-io/kine/pkg/logstructured/sqllog"
+	"github.com/k3s-io/kine/pkg/server"
+	"github.com/k3s-io/kine/pkg/ttl"
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	// A read that takes longer than this is given up; clients set shorter limits of their own.
+	readLimit = 60 * time.Second
+	// How long to wait before something that failed is tried again where nobody waits for it.
+	pollPause = 100 * time.Millisecond
+)
+
+// backend is kine's, with three corrections: errors of writes reach the client, expiry of leases does not end for
+// good when its watch does, and the current revision is never behind an acknowledged write.
+type backend struct {
+	server.Backend
+	log    *sqllog.SQLLog
+	newest atomic.Int64
+}
+
+func newBackend(log *sqllog.SQLLog) *backend {
+	return &backend{Backend: logstructured.New(log), log: log}
+}
+
+// Start prepares the table and makes the key kube-apiserver probes.
+func (b *backend) Start(ctx context.Context) error {
+	if err := b.log.Start(ctx); err != nil {
+		return err
+	}
+	_, err := b.Create(ctx, server.HealthKey, []byte(server.HealthVal), 0)
+	if err != nil && !errors.Is(err, server.ErrKeyExists) {
+		return err
+	}
+	go b.expire(ctx)
+	return nil
+}
+
+// expire deletes keys whose lease is over. kine's worker ends when its watch does, which a slow moment is enough for:
+// events and the addresses of dead API servers would then stay for ever.
+func (b *backend) expire(ctx context.Context) {
+	for {
+		ttl.Run(ctx, b)
+		if pause(ctx, pollPause, 2*pollPause) != nil {
+			return
+		}
+		logrus.Warn("expiry of leases ended and is started again")
+	}
+}
+
+// writeError is where the insert of a request leaves its error.
+//
+// When an insert fails, kine's Create looks whether the key exists, in a scope whose err hides the insert's; if the
+// key does not exist that err is nil, and Create answers that all is well. Update and Delete answer that the condition
+// did not hold. With BUSY an everyday event, that lost most writes. Here the insert's error is kept with the request
+// and takes precedence.
+type writeError struct{ err error }
+
+type writeErrorKey struct{}
+
+func expectWrite(ctx context.Context) (context.Context, *writeError) {
+	kept := &writeError{}
+	return context.WithValue(ctx, writeErrorKey{}, kept), kept
+}
+
+// remember keeps the result of the request's latest insert: an earlier failed one followed by a good one is no failure.
+func remember(ctx context.Context, err error) {
+	if kept, ok := ctx.Value(writeErrorKey{}).(*writeError); ok {
+		kept.err = err
+	}
+}
+
+func (b *backend) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
+	ctx, kept := expectWrite(ctx)
+	revision, err := b.Backend.Create(ctx, key, value, lease)
+	if kept.err != nil {
+		return 0, translate(kept.err)
+	}
+	b.seen(revision)
+	return revision, translate(err)
+}
+
+func (b *backend) Update(
+	ctx context.Context, key string, value []byte, previous, lease int64,
+) (int64, *server.KeyValue, bool, error) {
+	ctx, kept := expectWrite(ctx)
+	revision, kv, updated, err := b.Backend.Update(ctx, key, value, previous, lease)
+	if kept.err != nil {
+		return 0, nil, false, translate(kept.err)
+	}
+	b.seen(revision)
+	return revision, kv, updated, translate(err)
+}
+
+func (b *backend) Delete(ctx context.Context, key string, previous int64) (int64, *server.KeyValue, bool, error) {
+	ctx, kept := expectWrite(ctx)
+	revision, kv, deleted, err := b.Backend.Delete(ctx, key, previous)
+	if kept.err != nil {
+		return 0, nil, false, translate(kept.err)
+	}
+	b.seen(revision)
+	return revision, kv, deleted, translate(err)
+}
+
+func (b *backend) Get(ctx context.Context, key string, revision int64, keysOnly bool) (int64, *server.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	current, kv, err := b.Backend.Get(ctx, key, revision, keysOnly)
+	return current, kv, translate(err)
+}
+
+func (b *backend) List(
+	ctx context.Context, key, end string, limit, revision int64, keysOnly bool,
+) (int64, []*server.KeyValue, error) {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	current, kvs, err := b.Backend.List(ctx, key, end, limit, revision, keysOnly)
+	return current, kvs, translate(err)
+}
+
+func (b *backend) Count(ctx context.Context, key, end string, revision int64) (int64, int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, readLimit)
+	defer cancel()
+	current, count, err := b.Backend.Count(ctx, key, end, revision)
+	return current, count, translate(err)
+}
+
+// CurrentRevision is kine's cached one or the newest this process has written, whichever is newer: kine's cache misses
+// a revision when two writes end at once, and stays behind until the next.
+func (b *backend) CurrentRevision(ctx context.Context) (int64, error) {
+	revision, err := b.Backend.CurrentRevision(ctx)
+	return max(revision, b.newest.Load()), translate(err)
+}
+
+func (b *backend) seen(revision int64) {
+	for {
+		newest := b.newest.Load()
+		if revision <= newest || b.newest.CompareAndSwap(newest, revision) {
+			return
+		}
+	}
+}

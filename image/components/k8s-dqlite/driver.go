@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+
+	dqlite "github.com/canonical/go-dqlite/v2/driver"
+)
+
+// connector opens dqlite connections that deliver every result whole.
+//
+// kine reads rows without ever asking whether the last one was the last (it ignores sql.Rows.Err), so a read cut short
+// by a failing leader would count as complete: a list with objects missing, which a controller may act upon. Here the
+// rows are read to their end inside the query, and a cut is an error of the query.
+type connector struct{ inner driver.Connector }
+
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	opened, err := c.inner.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, ok := opened.(*dqlite.Conn)
+	if !ok {
+		return nil, errors.Join(errors.New("not a dqlite connection"), opened.Close())
+	}
+	return &wholeConn{conn}, nil
+}
+
+func (c connector) Driver() driver.Driver { return c.inner.Driver() }
+
+type wholeConn struct{ *dqlite.Conn }
+
+func (c *wholeConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	return whole(c.Conn.QueryContext(ctx, query, args))
+}
+
+func (c *wholeConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	prepared, err := c.Conn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	stmt, ok := prepared.(*dqlite.Stmt)
+	if !ok {
+		return nil, errors.Join(errors.New("not a dqlite statement"), prepared.Close())
+	}
+	return &wholeStmt{stmt}, nil
+}
+
+type wholeStmt struct{ *dqlite.Stmt }
+
+func (s *wholeStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return whole(s.Stmt.QueryContext(ctx, args))
+}
+
+// wholeRows is a result in memory.
+type wholeRows struct {
+	columns []string
+	values  [][]driver.Value
+}
+
+// whole reads rows to their end; the error of the query, if there was one, passes through.
+func whole(rows driver.Rows, err error) (driver.Rows, error) {
+	if err != nil {
+		return nil, err
+	}
+	result := &wholeRows{columns: rows.Columns()}
+	for {
+		row := make([]driver.Value, len(result.columns))
+		switch err := rows.Next(row); {
+		case err == io.EOF:
+			return result, rows.Close()
+		case err != nil:
+			// Closing would ask the server to stop the query, over a connection that has just failed.
+			return nil, err
+		}
+		result.values = append(result.values, row)
+	}
+}
+
+func (r *wholeRows) Columns() []string { return r.columns }
+
+func (r *wholeRows) Close() error { return nil }
+
+func (r *wholeRows) Next(destination []driver.Value) error {
+	if len(r.values) == 0 {
+		return io.EOF
+	}
+	copy(destination, r.values[0])
+	r.values[0] = nil
+	r.values = r.values[1:]
+	return nil
+}

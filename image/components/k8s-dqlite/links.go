@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	// A leader that is frozen, or cut off, keeps its connections open and says nothing. The first answer to any
+	// statement comes well within this.
+	remoteAnswer = 4 * time.Second
+	// The own node is frozen only together with this program, so silence there means a slow disk: be patient.
+	localAnswer = 30 * time.Second
+)
+
+// Links are the open database connections of this process by the member they lead to.
+type Links struct {
+	network *Network
+	mutex   sync.Mutex
+	open    map[*link]struct{}
+}
+
+// NewLinks returns an empty set.
+func NewLinks(network *Network) *Links {
+	return &Links{network: network, open: map[*link]struct{}{}}
+}
+
+// Dial opens a database connection on which no single read or write takes longer than a limit. go-dqlite itself
+// reads the later parts of a long answer without any.
+func (l *Links) Dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := l.network.Dial(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	limit := remoteAnswer
+	if address == l.network.address {
+		limit = localAnswer
+	}
+	opened := &link{Conn: conn, address: address, limit: limit, links: l}
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	l.open[opened] = struct{}{}
+	return opened, nil
+}
+
+// CloseAllBut ends the connections to every other member: once the leader has changed, whatever waits there waits in
+// vain, and it is better to know now than at the limit.
+func (l *Links) CloseAllBut(leader string) {
+	l.mutex.Lock()
+	var old []*link
+	for each := range l.open {
+		if each.address != leader {
+			old = append(old, each)
+		}
+	}
+	l.mutex.Unlock()
+	for _, each := range old {
+		each.Close()
+	}
+	if len(old) > 0 {
+		logrus.Infof("the leader is now %s: closed %d connections to others", leader, len(old))
+	}
+}
+
+type link struct {
+	net.Conn
+	address string
+	limit   time.Duration
+	links   *Links
+	mutex   sync.Mutex
+	asked   time.Time // the deadline go-dqlite set, zero for none
+}
+
+func (c *link) SetDeadline(deadline time.Time) error {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.asked = deadline
+	return nil
+}
+
+func (c *link) deadline() time.Time {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	limit := time.Now().Add(c.limit)
+	if c.asked.IsZero() || limit.Before(c.asked) {
+		return limit
+	}
+	return c.asked
+}
+
+func (c *link) Read(buffer []byte) (int, error) {
+	if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(buffer)
+}
+
+func (c *link) Write(buffer []byte) (int, error) {
+	if err := c.Conn.SetWriteDeadline(c.deadline()); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(buffer)
+}
+
+func (c *link) Close() error {
+	c.links.mutex.Lock()
+	delete(c.links.open, c)
+	c.links.mutex.Unlock()
+	return c.Conn.Close()
+}
