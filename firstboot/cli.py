@@ -70,9 +70,9 @@ def parser() -> argparse.ArgumentParser:
     remote.add_argument("--insecure", action="store_true", help="do not check who the node is")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     _add_status(commands)
-    _add(commands, "plan", plan, "show what the agent would do now").add_argument(
-        "--json", action="store_true", help="print JSON"
-    )
+    planning = _add(commands, "plan", plan, "show what the agent would do now")
+    planning.add_argument("--json", action="store_true", help="print JSON, with all steps")
+    planning.add_argument("--all", action="store_true", help="also show steps that have nothing to do")
     validating = _add(commands, "validate", validate, "check a document; needs no node")
     validating.add_argument("file", metavar="FILE", help='the document, or "-" for standard input')
     validating.add_argument("--json", action="store_true", help="print the failures as JSON")
@@ -129,12 +129,13 @@ def plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(data, indent=2))
         return 0
-    if not data["steps"]:
+    steps = [step for step in data["steps"] if arguments.all or step["action"] != "none"]
+    if not steps:
         print("Nothing to do: the node is as its document wants it.")
         return 0
     from firstboot.report.screen import clean
 
-    rows = [[clean(step[key]) for key in ("step", "action", "path", "reason")] for step in data["steps"]]
+    rows = [[clean(step[key]) for key in ("step", "action", "path", "reason")] for step in steps]
     _table(["STEP", "ACTION", "PATH", "REASON"], rows)
     return 0
 

@@ -57,6 +57,7 @@ class Api:
             "/v1/logs": self.logs,
             "/v1/version": self.version,
             "/openapi.json": self.description,
+            "/status.schema.json": self.status_schema,
         }
 
     async def status(self, _request: web.Request) -> web.Response:
@@ -108,6 +109,10 @@ class Api:
     async def description(self, _request: web.Request) -> web.Response:
         """Return the description of this API."""
         return web.Response(text=description(), content_type="application/json")
+
+    async def status_schema(self, _request: web.Request) -> web.Response:
+        """Return the JSON Schema of the status document, which the description refers to."""
+        return _json(schema.load("status"))
 
 
 def description() -> str:

@@ -208,6 +208,8 @@ class Consoles:
 
     def show(self, status: Status) -> None:
         """Take a new status; every change from the one before will appear, even if a newer status follows."""
+        if status == self._status:
+            return
         lines = screen.changes(self._status, status, self._uptime())
         for terminal in self._terminals:
             if terminal.target.mode.has_lines:

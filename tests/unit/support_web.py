@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's servers for tests: real sockets and certificates; only what stands behind the API is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from firstboot.api.node import NotYet, PlannedStep
+from firstboot.failure import Failure
+from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
+
+READY = Status(
+    phase=Phase.READY,
+    node=Node("node-1", "control-plane", ("192.0.2.7", "2001:db8::7")),
+    image=Image("1.2.3", "A"),
+    kubernetes="v1.37.2",
+    components={
+        name: Part(State.HEALTHY)
+        for name in (
+            "k8s-dqlite",
+            "kube-apiserver",
+            "containerd",
+            "kubelet",
+            "kube-controller-manager",
+            "kube-scheduler",
+        )
+    },
+    features={"network": Part(State.HEALTHY, version="0.28"), "dns": Part(State.OFF)},
+    timings={"agent": 7.5, "ready": 41.25},
+    document=Document("cloud-init", "sha256:" + "0a" * 32),
+    certificates={"apiserver": "2027-11-23T09:00:00Z"},
+    updated="2026-11-23T09:00:00Z",
+)
+
+BROKEN = Failure("component-failed", "kubelet", "exit code 1", "See `basalt logs kubelet`.")
+
+DEGRADED = replace(
+    READY,
+    phase=Phase.DEGRADED,
+    components={**READY.components, "kubelet": Part(State.FAILED, "exit code 1")},
+    failures=(BROKEN,),
+)
+
+
+@dataclass
+class MadeUpNode:
+    """What the API asks, with answers that a test can set."""
+
+    current: Status = READY
+    steps: Sequence[PlannedStep] = ()
+    has_authority: bool = True
+    asked: list[str | None] = field(default_factory=list)
+
+    def status(self) -> Status:
+        return self.current
+
+    async def plan(self) -> Sequence[PlannedStep]:
+        return self.steps
+
+    async def kubeconfig(self, server: str | None) -> str:
+        if not self.has_authority:
+            raise NotYet("there is no certificate yet", "Ask again later.")
+        self.asked.append(server)
+        return f"server: {server or 'https://192.0.2.7:6443'}\n"
+
+
+@contextmanager
+def loop_in_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
+    """Run an event loop beside the test; the value runs a coroutine in it and returns its result."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20)
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority in a folder."""
+
+    folder: Path
+    name: str
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def make(cls, folder: Path, name: str, parent: Authority | None = None) -> Authority:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = (parent.certificate.subject, parent.key) if parent else (_name(name), key)
+        certificate = (
+            _builder(name, issuer[0], key)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(issuer[1], hashes.SHA256())
+        )
+        authority = cls(folder, name, key, certificate)
+        authority.file.write_text(authority.pem)
+        return authority
+
+    @property
+    def pem(self) -> str:
+        return self.certificate.public_bytes(Encoding.PEM).decode()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.crt"
+
+    def issue(self, name: str, *, server: bool = False, days: int = 1) -> tuple[Path, Path]:
+        """Return the files of a new certificate and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+        names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+        certificate = (
+            _builder(name, self.certificate.subject, key, days)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        files[0].write_bytes(certificate.public_bytes(Encoding.PEM))
+        files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return files
+
+
+def _name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_name(name))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=10))
+        .not_valid_after(now + timedelta(days=days))
+    )
