@@ -42,7 +42,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every test starts from a copy of one node's files; copies hold the paths of the original nowhere."""
+    """One node's files, made once: every test starts from a copy."""
     root = tmp_path_factory.mktemp("made") / "kubernetes"
     pki.apply(described(root), Ledger(), NOW)
     return root
@@ -52,7 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(made: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "kubernetes"
     shutil.copytree(made, copy)
-    pki.apply(described(copy), Ledger(), NOW)
+    for path in copy.glob("*.kubeconfig"):
+        path.write_text(path.read_text().replace(str(made), str(copy)))
     return copy
 
 
@@ -215,24 +216,51 @@ def test_damage_that_keeps_size_and_time_is_noticed(root: Path) -> None:
     assert [finding.name for finding in pki.check(wanted, ledger, NOW)] == ["apiserver"]
 
 
-def test_half_made_set_is_completed_from_any_point(tmp_path: Path, root: Path) -> None:
-    """Whatever prefix of the files a power cut leaves, the rest is made and what exists is kept."""
-    order = sorted(
-        (path for path in root.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns
-    )
-    for length in range(0, len(order) + 1, 7):
-        copy = tmp_path / f"cut-{length}" / "kubernetes"
-        for path in order[:length]:
-            place = copy / path.relative_to(root)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, place)
-        copy.mkdir(parents=True, exist_ok=True)
-        authorities = {name: data for name, data in content(copy).items() if "ca." in name or "sa." in name}
-        wanted = described(copy)
-        pki.apply(wanted, Ledger(), NOW)
-        assert pki.check(wanted, Ledger(), NOW) == ()
-        after = content(copy)
-        assert all(after[name] == data for name, data in authorities.items())
+CUT_OFF = """
+import os, sys
+from pathlib import Path
+from firstboot import pki
+from firstboot.config import Config
+from firstboot.pki.catalogue import catalogue
+from firstboot.pki.verdict import Ledger
+import cryptography.x509
+
+config = Config.from_dict({"role": "control-plane", "datastore": {"type": "etcd"}})
+for cut in map(int, sys.argv[2:]):
+    if os.fork() == 0:
+        left = cut
+        def hook(event, args):
+            global left
+            if event == "os.rename":
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+        sys.addaudithook(hook)
+        root = Path(sys.argv[1]) / str(cut) / "kubernetes"
+        pki.apply(catalogue(config, "node-1", ["192.0.2.7"], root).unowned(), Ledger())
+        os._exit(0)
+    _, status = os.wait()
+    assert os.waitstatus_to_exitcode(status) == 9, "there was nothing to cut off"
+"""
+
+
+def test_agent_killed_at_any_point_completes_what_it_began(tmp_path: Path) -> None:
+    """The agent dies between two files taking their places; what is there stays and the rest is made."""
+    cuts = [0, 3, 5, 8, 11, 42, 46]
+    for cut in cuts:
+        (tmp_path / str(cut)).mkdir()
+    command = [sys.executable, "-c", CUT_OFF, str(tmp_path), *map(str, cuts)]
+    subprocess.run(command, check=True, timeout=60)
+    for cut in cuts:
+        root = tmp_path / str(cut) / "kubernetes"
+        before = {name: data for name, data in content(root).items() if not name.endswith(".new")}
+        assert len(before) == cut
+        wanted = described(root)
+        pki.apply(wanted, Ledger())
+        assert pki.check(wanted, Ledger()) == ()
+        after = content(root)
+        assert not [name for name in after if name.endswith(".new")], "no key is left lying about"
+        assert {name: after[name] for name in before} == before
 
 
 @pytest.mark.parametrize(
@@ -263,6 +291,15 @@ def test_certificates_follow_the_document_and_the_facts(
     assert set(pki.apply(wanted, ledger, NOW)) == names
     assert pki.check(wanted, ledger, NOW) == ()
     assert {name: data for name, data in content(root).items() if name.endswith(".key")} == keys
+
+
+def test_names_no_longer_wanted_are_taken_away(root: Path) -> None:
+    pki.apply(described(root, cluster={"api-address": "198.51.100.9"}), Ledger(), NOW)
+    findings = pki.check(described(root), Ledger(), NOW)
+    assert {(finding.name, finding.reason) for finding in findings} == {
+        ("apiserver", "it is still valid for 198.51.100.9"),
+        ("basalt-api", "it is still valid for 198.51.100.9"),
+    }
 
 
 def test_changed_subject_and_usage_are_noticed(root: Path) -> None:

@@ -126,6 +126,13 @@ def test_harmed_authority_is_reported_and_never_replaced(
     assert {path.name: path.read_bytes() for path in authority.certificate.parent.iterdir()} == state
 
 
+def test_lost_key_is_not_made_up_behind_a_check(authority: Authority) -> None:
+    ca.apply(authority, NOW)
+    authority.key.unlink()
+    with pytest.raises(BasaltError, match="is lost"):
+        ca.make(authority, NOW)
+
+
 @pytest.mark.parametrize("away", [timedelta(days=-1), timedelta(days=3653)])
 def test_clock_outside_an_authoritys_life_is_reported(authority: Authority, away: timedelta) -> None:
     ca.apply(authority, NOW)
