@@ -19,6 +19,7 @@ from functools import cache
 from firstboot import files, observe, paths, systemd
 from firstboot import log as logs
 from firstboot.api.node import NotYet, PlannedStep
+from firstboot.codes import Code
 from firstboot.doors import Doors
 from firstboot.failure import BasaltError, Failure
 from firstboot.intake import Intake, Taken
@@ -163,7 +164,7 @@ class Agent:
     def _waiting(self, taken: Taken) -> Status:
         phase = Phase.STARTING if taken.pending else Phase.WAITING_FOR_DOCUMENT
         if taken.failures:
-            phase = Phase.DOCUMENT_INVALID if taken.found else Phase.WAITING_FOR_DOCUMENT
+            phase = Phase.DOCUMENT_INVALID if taken.present else Phase.WAITING_FOR_DOCUMENT
         return replace(self._base(taken), phase=phase, failures=taken.failures)
 
     def _base(self, taken: Taken) -> Status:
@@ -269,7 +270,7 @@ async def _rounds(agent: Agent, doors: Doors) -> None:
 
 
 def _internal(error: BaseException, remedy: str) -> Failure:
-    return Failure("agent-error", "basalt", f"{type(error).__name__}: {error}", remedy)
+    return Failure(Code.AGENT_ERROR, "basalt", f"{type(error).__name__}: {error}", remedy)
 
 
 def main() -> int:

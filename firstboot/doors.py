@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from firstboot import paths
+from firstboot.codes import Code
 from firstboot.config import Config
 from firstboot.failure import BasaltError, Failure
 from firstboot.report import console
@@ -88,4 +89,4 @@ class Doors:
 
 def _shut(path: str, error: BasaltError) -> Failure:
     hint = error.hint or "It is tried again every few seconds."
-    return Failure("cannot-listen", path, str(error), hint)
+    return Failure(Code.CANNOT_LISTEN, path, str(error), hint)

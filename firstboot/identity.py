@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a node has become and cannot stop being by a change of its document.
 
-A cluster's networks and domain are in certificates, objects and addresses; its objects are in its datastore. A
-document that changes them would start an empty cluster beside the old one's data, so it is refused.
+A cluster's networks and domain are in certificates, objects and addresses; its objects are in its datastore.
+A document that changes them would start an empty cluster beside the old one's data, so it is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from firstboot import files
+from firstboot.codes import Code
 from firstboot.config import Config
 from firstboot.failure import BasaltError, Failure
 
@@ -75,7 +76,7 @@ class Identity:
         ]
         return tuple(
             Failure(
-                "fixed-setting",
+                Code.FIXED_SETTING,
                 PATHS[name],
                 f"is {getattr(wanted, name)!r}, but this node was made with {getattr(self, name)!r}",
                 "Set it back; a node keeps this for its life. To change it, reset the node and start anew.",

@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from firstboot.codes import Code
 from firstboot.failure import Failure
 from firstboot.features.model import Feature
 from firstboot.probes import Probe
 from firstboot.report.status import Part, Phase, State
 from firstboot.steps.model import Machine
 
+CODES = {State.DEGRADED: Code.COMPONENT_DEGRADED, State.FAILED: Code.COMPONENT_FAILED}
+
 PATIENCE = 300.0
-"""Seconds a service may take to work for the first time before it counts as failed; slow machines need minutes."""
+"""Seconds a service may take to work for the first time before it counts as failed."""
 
 
 @dataclass
@@ -88,11 +91,11 @@ def failures(parts: Mapping[str, Part]) -> tuple[Failure, ...]:
     """Return a failure for each part that somebody should look at."""
     return tuple(
         Failure(
-            f"component-{part.state}",
+            CODES[part.state],
             name,
             part.detail,
             f"It is started again by itself; `basalt logs {name}` shows what it says.",
         )
         for name, part in parts.items()
-        if part.state.bad
+        if part.state in CODES
     )

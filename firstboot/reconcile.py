@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from firstboot.codes import Code
 from firstboot.failure import BasaltError, Failure
 from firstboot.steps.model import Finding, Machine, Step
 
@@ -65,4 +66,4 @@ async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False
 
 def _failure(step: Step, error: BasaltError) -> Failure:
     hint = error.hint or "It is tried again by itself; `basalt logs basalt` shows each attempt."
-    return Failure("step-failed", step.name, str(error), hint)
+    return Failure(Code.STEP_FAILED, step.name, str(error), hint)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every code that a document can fail with. docs/failures.md is made from this list."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Code(StrEnum):
+    """A stable name for one kind of mistake, with what it means."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Code:
+        """Make the member a string that carries its meaning."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    # No document
+    NO_USER_DATA = (
+        "no-user-data",
+        "cloud-init ended and found no user-data, and no other source has a document.",
+    )
+    CLOUD_INIT_FAILED = "cloud-init-failed", "cloud-init stopped before it had read the user-data."
+    UNREADABLE = "unreadable", "The file exists but cannot be read."
+
+    # The text
+    NOT_TEXT = "not-text", "The document is not UTF-8 text, or holds characters that no YAML file may hold."
+    TOO_LARGE = "too-large", "The document is longer, deeper or has more values than a document can need."
+    EMPTY = "empty-document", "The document has no content."
+    OTHER_FORMAT = "other-format", "The file is a script, a MIME message, a template or an archive."
+    YAML_SYNTAX = "yaml-syntax", "The text is not YAML."
+    TAB = "tab-character", "A tab is used for indentation, which YAML does not allow."
+    SEVERAL_DOCUMENTS = "several-documents", "The file holds more than one YAML document."
+    ALIAS = "bad-alias", "An alias (`*name`) names nothing, or something that it is a part of itself."
+    ALIAS_BOMB = "alias-bomb", "Written out, the aliases of the document would be enormous."
+    NO_BASALT_KEY = "no-basalt-key", "The file is YAML but has no top-level key `basalt`."
+
+    # YAML that says something else than it seems to
+    DUPLICATE_KEY = "duplicate-key", "The same key stands twice in one mapping."
+    KEY_NOT_TEXT = "key-not-text", "YAML reads a key as a number, a date, true, false or nothing."
+    BAD_MERGE = "bad-merge", "A merge key (`<<`) does not point to a mapping."
+    BAD_TAG = "bad-tag", "A value has a tag (`!name`) that means nothing here, or does not fit its tag."
+    QUOTE_IT = "quote-it", "Text is wanted, but YAML reads the unquoted value as something else."
+
+    # Schema
+    UNKNOWN_KEY = "unknown-key", "There is no such key."
+    BAD_NAME = "bad-name", "A key whose name you choose has a name that is not allowed."
+    MISSING_KEY = "missing-key", "A key that has no default is missing."
+    WRONG_TYPE = "wrong-type", "The value is of another type than the key wants."
+    NO_VALUE = "no-value", "The key has nothing after its colon."
+    NOT_A_CHOICE = "not-a-choice", "The value is none of those that the key knows."
+    BAD_VALUE = "bad-value", "The value does not have the form that the key wants."
+    LINE_BREAK = "line-break", "A value that must be one line has a line break or another control character."
+
+    # Rules between values
+    BAD_ADDRESS = "bad-address", "The value is no address, or one that cannot be used here."
+    BAD_NETWORK = "bad-network", "The value is no network in CIDR notation, or one that cannot be used here."
+    WRONG_FAMILY = "wrong-family", "The address or network is IPv6 where only IPv4 is supported."
+    HOST_BITS = "host-bits-set", "The network's address has bits set behind its prefix."
+    NETWORK_SIZE = "network-size", "The network is too small or too large."
+    OVERLAP = "networks-overlap", "Two networks of the document share addresses."
+    OUTSIDE_NETWORK = "outside-network", "The address does not lie where it must."
+    INSIDE_NETWORK = "inside-network", "The address lies in the pod or service network."
+    DUPLICATE_TAINT = "duplicate-taint", "Two taints have the same key and effect."
+    RESTRICTED_LABEL = "restricted-label", "A node may not set this label on itself."
+    OWNED_ARGUMENT = "owned-argument", "Basalt sets this argument itself."
+    PORT_IN_USE = "port-in-use", "The port belongs to another service of the node."
+    BAD_URL = "bad-url", "The URL cannot be used here."
+    BAD_CERTIFICATE = "bad-certificate", "The certificates cannot be read, are no CA's, or have expired."
+    PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
+
+    # The document and this node
+    NOT_ON_NODE = "address-not-on-node", "No interface of the node has the address."
+    NETWORK_TAKEN = (
+        "network-taken",
+        "A network of the cluster overlaps with one that the node is connected to.",
+    )
+    NO_ADDRESS = "no-address", "The node has no address that other machines could reach it by."
+    LITTLE_MEMORY = "not-enough-memory", "The machine has too little memory for its role."
+    FIXED_SETTING = "fixed-setting", "The document changes what a node keeps for its life."
+    CANNOT_JOIN = "cannot-join", "The document asks for a role that needs a cluster to join."
+
+    # The running node
+    STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
+    COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
+    COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."
+    CANNOT_LISTEN = "cannot-listen", "The agent cannot open one of its own ports or sockets."
+    AGENT_ERROR = "agent-error", "The agent met an error that it did not expect."

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From whatever the sources hold to the node the agent follows; a bad document never replaces a good one."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstboot import files, paths, sources
+from firstboot.codes import Code
+from firstboot.config import Config, Role
+from firstboot.facts import Facts
+from firstboot.failure import DocumentError, Failure
+from firstboot.identity import Identity
+from firstboot.services.model import Node
+from firstboot.sources import Absent, Accepted, Found, Waiting
+
+log = logging.getLogger(__name__)
+
+FACTS_AGE = 10.0
+"""Seconds after which the facts are gathered again on a node that runs."""
+
+ADDRESS_PATIENCE = 20.0
+"""Seconds in which a missing address is not worth a word: DHCP takes its time."""
+
+TRANSIENT = (Code.NO_ADDRESS, Code.NOT_ON_NODE)
+
+GENERIC_HOSTNAMES = ("", "localhost", "localhost.localdomain", "basalt", "debian")
+"""Names that say nothing: a node called so gets a name out of its machine id."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a look has found.
+
+    node:      the node to follow, None while there is none
+    addresses: all of the machine's, the node's own first
+    failures:  what is wrong with the newest document, which then is not the one that is followed
+    present:   whether a source has a document at all, right or wrong
+    pending:   whether what is missing may come by itself
+    origin, digest: of the document that is followed, else of the newest
+    """
+
+    facts: Facts
+    node: Node | None = None
+    addresses: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    present: bool = False
+    pending: bool = False
+    origin: str | None = None
+    digest: str | None = None
+
+
+class Intake:
+    """Looks again and again; remembers what it has checked so that a look without news is cheap."""
+
+    def __init__(self, root: Path = Path("/"), clock: Callable[[], float] = time.monotonic) -> None:
+        self._root = root
+        self._clock = clock
+        self._started = clock()
+        self._facts: tuple[float, Facts] | None = None
+        self._known = sources.recall(root)
+        self._followed: tuple[Accepted, Node] | None = None
+        self._checked: tuple[str, Accepted | tuple[Failure, ...]] | None = None
+
+    def look(self) -> Taken:
+        """Return what is to be followed now. Raises BasaltError when the node's own records are damaged."""
+        facts = self._gather()
+        found = sources.find(self._root)
+        newest, failures = self._accepted(found)
+        node: Node | None = None
+        # A document that cannot be used leaves the node with the one it has accepted before.
+        for candidate in self._candidates(newest):
+            node, problems = self._resolve(candidate, facts)
+            failures += problems
+            if node is not None:
+                self._follow(candidate, node)
+                break
+        if node is None and self._followed is not None:
+            node = self._followed[1]
+        shown = self._followed[0] if self._followed else found
+        return Taken(
+            facts=facts,
+            node=node,
+            addresses=_addresses(facts, node),
+            failures=self._worth_saying(failures),
+            present=isinstance(found, Found),
+            pending=isinstance(found, Waiting) or any(f.code in TRANSIENT for f in failures),
+            origin=getattr(shown, "origin", None),
+            digest=getattr(shown, "digest", None),
+        )
+
+    def _gather(self) -> Facts:
+        now = self._clock()
+        # Until there is a node to follow every look may bring the address it waits for.
+        if self._facts is None or self._followed is None or now - self._facts[0] > FACTS_AGE:
+            self._facts = (now, Facts.gather(self._root))
+        return self._facts[1]
+
+    def _candidates(self, newest: Accepted | None) -> tuple[Accepted, ...]:
+        """Return the documents that may be followed, the wanted one first."""
+        if newest is None:
+            return () if self._known is None else (self._known,)
+        if self._known is None or self._known.digest == newest.digest:
+            return (newest,)
+        return newest, self._known
+
+    def _accepted(self, found: Found | Waiting | Absent) -> tuple[Accepted | None, tuple[Failure, ...]]:
+        """Return the newest document if it is right, otherwise what is wrong; each is checked once.
+
+        A source that has gone, for example a seed pulled out, says nothing against what it once said.
+        """
+        if isinstance(found, Waiting) or (isinstance(found, Absent) and self._known is not None):
+            return None, ()
+        if isinstance(found, Absent):
+            return None, (found.failure,)
+        if self._checked is None or self._checked[0] != found.digest:
+            self._checked = (found.digest, self._check(found))
+        verdict = self._checked[1]
+        return (verdict, ()) if isinstance(verdict, Accepted) else (None, verdict)
+
+    def _check(self, found: Found) -> Accepted | tuple[Failure, ...]:
+        if self._known is not None and self._known.digest == found.digest:
+            return self._known
+        try:
+            return sources.accept(found)
+        except DocumentError as error:
+            return error.failures
+
+    def _resolve(self, accepted: Accepted, facts: Facts) -> tuple[Node | None, tuple[Failure, ...]]:
+        """Return the node that a document describes on this machine, or why it cannot be."""
+        config = accepted.config
+        kept = Identity.load(self._identity)
+        name = config.node.name or (kept.name if kept else node_name(facts))
+        refused = kept.refuses(Identity.of(config, name)) if kept else ()
+        if refused or (refused := _unavailable(config)):
+            return None, refused
+        failures = self._fact_failures(config, facts)
+        address = config.node.ip or facts.default_address
+        if failures or address is None:
+            return None, failures
+        return Node(config, name, address, _nameservers()), ()
+
+    def _fact_failures(self, config: Config, facts: Facts) -> tuple[Failure, ...]:
+        from firstboot.validate import check_facts
+
+        return tuple(check_facts(config, facts))
+
+    def _follow(self, accepted: Accepted, node: Node) -> None:
+        """Follow the node from now on; a new one is recorded before anything is done for it."""
+        if self._followed == (accepted, node):
+            return
+        if Identity.load(self._identity) is None:
+            Identity.of(node.config, node.name).save(self._identity)
+        if self._known is None or self._known.digest != accepted.digest:
+            sources.remember(accepted, self._root)
+            self._known = accepted
+        self._followed = (accepted, node)
+
+    @property
+    def _identity(self) -> Path:
+        return self._root / paths.STATE.relative_to("/") / "identity.json"
+
+    def _worth_saying(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        if self._clock() - self._started < ADDRESS_PATIENCE:
+            return tuple(failure for failure in failures if failure.code not in TRANSIENT)
+        return failures
+
+
+def node_name(facts: Facts) -> str:
+    """Return the host name if it says something, else one that is the machine's own."""
+    plain = re.sub(r"[^a-z0-9-]+", "-", facts.hostname.lower().partition(".")[0]).strip("-")
+    return f"basalt-{facts.machine_id[:8]}" if plain in GENERIC_HOSTNAMES else plain[:63].strip("-")
+
+
+def _unavailable(config: Config) -> tuple[Failure, ...]:
+    if config.role is Role.CONTROL_PLANE:
+        return ()
+    return (
+        Failure(
+            Code.CANNOT_JOIN,
+            "basalt.role",
+            "is worker, and this version cannot join a cluster",
+            "Make it control-plane: such a node runs pods too.",
+        ),
+    )
+
+
+def _addresses(facts: Facts, node: Node | None) -> tuple[str, ...]:
+    own = tuple(address for name, address in facts.named_addresses if name != "lo")
+    if node is None:
+        return own
+    return (node.ip, *(address for address in own if address != node.ip))
+
+
+def _nameservers() -> tuple[str, ...]:
+    """Return the name servers of the machine's networks; a resolver of the machine itself would be a loop."""
+    text = (files.read_or_none(paths.RESOLV_CONF) or b"").decode(errors="replace")
+    words = (line.split() for line in text.splitlines())
+    servers = (word[1].partition("%")[0] for word in words if len(word) > 1 and word[0] == "nameserver")
+    return tuple(server for server in servers if not server.startswith("127."))

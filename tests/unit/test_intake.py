@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which document a node follows when sources, facts and its own past disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from firstboot.facts import Facts
+from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake, node_name
+from firstboot.sources import FILE
+
+GOOD = "basalt:\n  role: control-plane\n"
+FACTS = Facts(
+    hostname="cp1",
+    addresses={"eth0": ("192.0.2.10/24",)},
+    default_address="192.0.2.10",
+    memory=4 * 1024**3,
+    machine_id="0123456789abcdef",
+)
+
+
+class World:
+    """A node's root, its facts and its clock."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.facts = FACTS
+        self.now = 0.0
+        for folder in ("etc/basalt", "var/lib/basalt", "usr/bin"):
+            (root / folder).mkdir(parents=True)
+        (root / "usr/bin/cloud-init").touch()
+
+    def document(self, text: str) -> None:
+        (self.root / FILE).write_text(text)
+
+    def intake(self) -> Intake:
+        return Intake(self.root, lambda: self.now)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    world = World(tmp_path)
+    monkeypatch.setattr(Facts, "gather", lambda root: world.facts)
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    yield world
+
+
+def test_without_a_document_the_node_waits(world: World) -> None:
+    taken = world.intake().look()
+    assert (taken.node, taken.pending, taken.failures) == (None, True, ())
+
+
+def test_a_good_document_is_followed(world: World) -> None:
+    world.document(GOOD)
+    taken = world.intake().look()
+    assert taken.node is not None
+    assert (taken.node.name, taken.node.ip, taken.addresses) == ("cp1", "192.0.2.10", ("192.0.2.10",))
+    assert taken.origin == "/etc/basalt/config.yaml"
+
+
+def test_a_bad_document_is_told_and_its_correction_followed(world: World) -> None:
+    intake = world.intake()
+    world.document("basalt:\n  role: king\n")
+    taken = intake.look()
+    assert (taken.node, taken.present) == (None, True)
+    assert [failure.path for failure in taken.failures] == ["basalt.role"]
+    world.document(GOOD)
+    taken = intake.look()
+    assert taken.node is not None
+    assert taken.failures == ()
+
+
+def test_a_bad_document_does_not_replace_a_good_one(world: World) -> None:
+    intake = world.intake()
+    world.document(GOOD)
+    before = intake.look().node
+    world.document(GOOD + "  colour: blue\n")
+    taken = intake.look()
+    assert taken.node == before
+    assert [failure.path for failure in taken.failures] == ["basalt.colour"]
+
+
+def test_a_bad_document_does_not_replace_a_good_one_over_a_reboot(world: World) -> None:
+    world.document(GOOD)
+    before = world.intake().look().node
+    world.document(GOOD + "  colour: blue\n")
+    taken = world.intake().look()
+    assert taken.node == before
+    assert taken.failures
+
+
+def test_a_reboot_starts_before_the_source_is_there(world: World) -> None:
+    world.document(GOOD)
+    before = world.intake().look().node
+    (world.root / FILE).unlink()
+    taken = world.intake().look()
+    assert taken.node == before
+    assert taken.failures == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ("  datastore: {type: etcd}\n", "basalt.datastore.type"),
+        ("  cluster: {pod-cidr: 10.9.0.0/16}\n", "basalt.cluster.pod-cidr"),
+        ("  node: {name: other}\n", "basalt.node.name"),
+    ],
+)
+def test_what_a_node_keeps_for_life_is_refused(world: World, change: str, path: str) -> None:
+    intake = world.intake()
+    world.document(GOOD)
+    before = intake.look().node
+    world.document(GOOD + change)
+    taken = intake.look()
+    assert taken.node == before
+    assert [(failure.code, failure.path) for failure in taken.failures] == [("fixed-setting", path)]
+
+
+def test_an_allowed_change_is_followed(world: World) -> None:
+    intake = world.intake()
+    world.document(GOOD)
+    intake.look()
+    world.document(GOOD + "  time: {servers: [192.0.2.1]}\n")
+    taken = intake.look()
+    assert taken.node is not None
+    assert taken.node.config.time.servers == ("192.0.2.1",)
+
+
+def test_a_new_host_name_does_not_rename_the_node(world: World) -> None:
+    world.document(GOOD)
+    world.intake().look()
+    world.facts = replace(FACTS, hostname="renamed")
+    taken = world.intake().look()
+    assert taken.node is not None
+    assert taken.node.name == "cp1"
+
+
+def test_an_address_may_come_late_without_a_word(world: World) -> None:
+    world.document(GOOD)
+    world.facts = replace(FACTS, addresses={}, default_address=None)
+    intake = world.intake()
+    taken = intake.look()
+    assert (taken.node, taken.failures, taken.pending) == (None, (), True)
+    world.now = ADDRESS_PATIENCE + 1
+    assert [failure.code for failure in intake.look().failures] == ["no-address"]
+    world.facts = FACTS
+    assert intake.look().node is not None
+
+
+def test_a_lost_address_is_told_and_the_node_stays(world: World) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    before = intake.look().node
+    world.facts = replace(FACTS, addresses={}, default_address=None)
+    world.now = ADDRESS_PATIENCE + FACTS_AGE + 1
+    taken = intake.look()
+    assert taken.node == before
+    assert [failure.code for failure in taken.failures] == ["no-address"]
+
+
+def test_a_new_address_is_followed(world: World) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    intake.look()
+    world.facts = replace(FACTS, addresses={"eth0": ("192.0.2.11/24",)}, default_address="192.0.2.11")
+    world.now = FACTS_AGE + 1
+    taken = intake.look()
+    assert taken.node is not None
+    assert taken.node.ip == "192.0.2.11"
+
+
+def test_a_worker_is_told_that_it_cannot_join(world: World) -> None:
+    world.document("basalt:\n  role: worker\n")
+    taken = world.intake().look()
+    assert taken.node is None
+    assert [failure.code for failure in taken.failures] == ["cannot-join"]
+
+
+@pytest.mark.parametrize(
+    ("hostname", "name"),
+    [
+        ("cp1", "cp1"),
+        ("CP1.example.test", "cp1"),
+        ("rack_7", "rack-7"),
+        ("localhost", "basalt-01234567"),
+        ("", "basalt-01234567"),
+    ],
+)
+def test_the_name_of_a_node(hostname: str, name: str) -> None:
+    assert node_name(replace(FACTS, hostname=hostname)) == name
