@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds components in the builder tree and keeps the results in the cache, known by their content.
 
-    python3 -m image.components build [NAME...]   build what is not in the cache; without names, what the image needs
+    python3 -m image.components build [NAME...]   build what the cache lacks; without names: for the image
     python3 -m image.components path NAME         print the folder of a built component
     python3 -m image.components tidy NAME         bring go.mod and go.sum in order after a change of versions
 
-A result is a folder: ``tree/`` with the files of the image, ``component.json`` with what they were made of, and outputs that
-belong to no image beside them.
+A result is a folder: ``tree/`` with the files of the image, ``component.json`` with what they were made of,
+and outputs that belong to no image beside them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Result:
 
     @property
     def tree(self) -> Path | None:
-        """Return the folder whose content goes into the image at /, None when there is nothing for the image."""
+        """Return the folder whose content goes into the image at /, None when there is none."""
         tree = self.folder / "tree"
         return tree if tree.is_dir() and self.component.in_image else None
 
@@ -97,7 +97,9 @@ def build(component: Component) -> Result:
         if found := cached(component):
             return found
         _build(component, builder)
-    return Result(component, folder_of(component), json.loads((folder_of(component) / "component.json").read_text()))
+    return Result(
+        component, folder_of(component), json.loads((folder_of(component) / "component.json").read_text())
+    )
 
 
 def build_all(components: Sequence[Component]) -> list[Result]:
@@ -179,14 +181,14 @@ def stage(component: Component, target: Path, builder: Path, log: Path) -> None:
 
 
 def _download(component: Component, edit: Edit, builder: Path) -> Path:
-    """Fetch a module's source, refuse it unless its sum is the pinned one, and return its folder on this host."""
+    """Fetch a module's source, refuse it unless its sum is the pinned one, return its folder on this host."""
     argv = ["go", "mod", "download", "-json", f"{edit.module}@{edit.version}"]
     # Outside of any module: inside, the replacement would be looked at instead of the original.
     found = json.loads(host.run(_in_builder(component, argv, (), builder, cwd="/tmp"), timeout=600))
     if found.get("Sum") != edit.sum:
         raise BasaltError(
             f"{component.name}: {edit.module} {edit.version} has sum {found.get('Sum')}, expected {edit.sum}",
-            "Either the version was changed without the sum, or the module is not what it was: find out which.",
+            "Either version changed without sum, or the module is not what it was: find out which.",
         )
     return _go_cache() / Path(found["Dir"]).relative_to(GO_CACHE)
 
@@ -199,7 +201,7 @@ def _go_cache() -> Path:
 
 
 def go_environment(component: Component, *, cgo: bool = False) -> dict[str, str]:
-    """Return the variables of every Go command; caches have one path in all checkouts, so that they are shared."""
+    """Return the variables of every Go command; caches have one path in all checkouts: they are shared."""
     return {
         **host.network_environment(),
         "GOTOOLCHAIN": "local",
@@ -214,7 +216,13 @@ def go_environment(component: Component, *, cgo: bool = False) -> dict[str, str]
 
 
 def _in_builder(
-    component: Component, argv: Sequence[str], binds: Sequence[Bind], builder: Path, *, cwd: str = "", cgo: bool = False
+    component: Component,
+    argv: Sequence[str],
+    binds: Sequence[Bind],
+    builder: Path,
+    *,
+    cwd: str = "",
+    cgo: bool = False,
 ) -> list[str]:
     shared = (Bind(_go_cache(), GO_CACHE, writable=True), Bind(host.ca_bundle(), CA_BUNDLE))
     return trees.in_builder(
@@ -263,7 +271,11 @@ def _compile(component: Component, binaries: Sequence[Binary], work: Path, build
 def _install(binary: Binary, work: Path) -> None:
     """Move a program to its place and make its further names."""
     # Go names the program of a folder's own package after the module, and that is named after the component.
-    name = binary.built_name() if binary.package != "." else _module_name(work / "source/go.mod").rpartition("/")[2]
+    name = (
+        binary.built_name()
+        if binary.package != "."
+        else _module_name(work / "source/go.mod").rpartition("/")[2]
+    )
     target = _target(work / "result", binary.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     (work / "output" / name).rename(target)
@@ -289,9 +301,14 @@ def _describe(component: Component, work: Path, builder: Path, seconds: float) -
         paths = [str(_target(Path(OUTPUT), binary.path)) for binary in go_programs]
         binds = (Bind(work / "result", OUTPUT),)
         modules = parse_modules(
-            host.run(_in_builder(component, ["go", "version", "-m", *paths], binds, builder, cwd="/tmp"), timeout=60)
+            host.run(
+                _in_builder(component, ["go", "version", "-m", *paths], binds, builder, cwd="/tmp"),
+                timeout=60,
+            )
         )
-    sizes = {binary.path: _target(work / "result", binary.path).stat().st_size for binary in component.binaries}
+    sizes = {
+        binary.path: _target(work / "result", binary.path).stat().st_size for binary in component.binaries
+    }
     return {
         "name": component.name,
         "version": component.version,
@@ -305,7 +322,7 @@ def _describe(component: Component, work: Path, builder: Path, seconds: float) -
 
 
 def parse_modules(text: str) -> list[Module]:
-    """Return the modules that ``go version -m`` prints, each once, sorted; the main module has no version of its own."""
+    """Return the modules that ``go version -m`` prints, each once, sorted; not the main one."""
     found: dict[str, Module] = {}
     last = ""
     for line in text.splitlines():
@@ -314,7 +331,9 @@ def parse_modules(text: str) -> list[Module]:
                 last = path
                 found[path] = Module(path, version, rest[0] if rest else "")
             case ["=>", path, version, *rest]:
-                found[last] = Module(last, found[last].version, rest[0] if rest else "", f"{path} {version}".strip())
+                found[last] = Module(
+                    last, found[last].version, rest[0] if rest else "", f"{path} {version}".strip()
+                )
     return [found[path] for path in sorted(found)]
 
 

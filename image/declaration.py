@@ -49,7 +49,9 @@ class Binary:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], version: str) -> Binary:
         """Read one ``[[binaries]]`` table; ``{version}`` in variables stands for the component's version."""
-        variables = {name: value.replace("{version}", version) for name, value in data.get("variables", {}).items()}
+        variables = {
+            name: value.replace("{version}", version) for name, value in data.get("variables", {}).items()
+        }
         return cls(
             package=data["package"],
             path=data["path"],
@@ -97,7 +99,11 @@ class Archive:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Archive:
         """Read one ``[[images]]`` table."""
-        values = {**data, "entrypoint": tuple(data["entrypoint"]), "files": tuple(sorted(data["files"].items()))}
+        values = {
+            **data,
+            "entrypoint": tuple(data["entrypoint"]),
+            "files": tuple(sorted(data["files"].items())),
+        }
         return cls(**values)
 
 
@@ -158,14 +164,16 @@ class Component:
             found = required_version(self.folder / "go.mod", self.module)
             if found.removeprefix("v") != self.version:
                 raise DeclarationError(
-                    f"{self.folder}: component.toml says {self.version}, go.mod requires {self.module} {found or 'not at all'}",
+                    f"{self.folder}: component.toml says {self.version}, "
+                    f"go.mod requires {self.module} {found or 'not at all'}",
                     f"Set both to the same version, then run `python3 -m image.components tidy {self.name}`.",
                 )
         for edit in self.edits:
             found = required_version(self.folder / "go.mod", edit.module)
             if found != edit.version:
                 raise DeclarationError(
-                    f"{self.folder}: the edit is of {edit.module} {edit.version}, go.mod requires {found or 'it not at all'}",
+                    f"{self.folder}: the edit is of {edit.module} {edit.version}, "
+                    f"go.mod requires {found or 'it not at all'}",
                     "Set version and sum of the edit to those of the required module.",
                 )
 
@@ -176,11 +184,13 @@ class Component:
 
     def files(self) -> list[Path]:
         """Return the files that decide the build, sorted."""
-        found = (path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        found = (
+            path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+        )
         return sorted(found)
 
     def key(self) -> str:
-        """Return what a build is known by: a hash of this folder, the builder tree and the flags; 16 hex digits."""
+        """Return what a build is known by: 16 hex digits of a hash of folder, builder tree and flags."""
         digest = hashlib.sha256()
         for text in (str(FORMAT), trees.tree_key("builder"), *GO_FLAGS, *LINKER_FLAGS, *C_FLAGS):
             digest.update(text.encode() + b"\0")
@@ -208,7 +218,9 @@ def load(name: str, folder: Path = FOLDER) -> Component:
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError as error:
-        raise DeclarationError(f"{name}: no such component", f"Known are {', '.join(names(folder))}.") from error
+        raise DeclarationError(
+            f"{name}: no such component", f"Known are {', '.join(names(folder))}."
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise DeclarationError(f"{path}: {error}") from error
     return Component.from_dict(name, path.parent, data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Facts of the machine that builds: caches, Debian mirror, certificates, proxies; and the only door to processes.
+"""Facts of the machine that builds: caches, mirror, certificates, proxies; and the only door to processes.
 
 Nothing found here is ever written into a file under version control.
 """
@@ -13,10 +13,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from firstboot.failure import BasaltError
 
@@ -81,28 +83,46 @@ def run(
     Raises CommandError with the last lines of output.
     """
     command = [str(word) for word in argv]
-    settings = {"stdin": subprocess.DEVNULL, "timeout": timeout, "env": env, "cwd": cwd, "text": True}
-    try:
+    with ExitStack() as stack:
         if log is None:
-            done = subprocess.run(command, capture_output=True, **settings)  # type: ignore[call-overload]
-            if done.returncode:
-                raise _failed(command, f"exit code {done.returncode}", done.stderr or done.stdout)
-            return str(done.stdout)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as output:
-            output.write(f"+ {shlex.join(command)}\n")
+            output: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+            errors: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
+        else:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = errors = stack.enter_context(log.open("a+b"))
+            output.write(f"+ {shlex.join(command)}\n".encode())
             output.flush()
-            done = subprocess.run(command, stdout=output, stderr=output, **settings)  # type: ignore[call-overload]
-    except FileNotFoundError as error:
-        raise CommandError(f"{error.filename}: no such program or folder", f"It was needed for: {command}") from error
-    except subprocess.TimeoutExpired as error:
-        raise _failed(command, f"not finished after {timeout:.0f} s", "", log) from error
-    if done.returncode:
-        raise _failed(command, f"exit code {done.returncode}", log.read_text(errors="replace"), log)
-    return ""
+        begin = output.tell()
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+            )
+        except FileNotFoundError as error:
+            raise CommandError(
+                f"{error.filename}: no such program or folder", f"Needed for: {command}"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise _failed(
+                command, f"not finished after {timeout:.0f} s", _read(errors, begin), log
+            ) from error
+        if done.returncode:
+            said = _read(errors, begin) or _read(output, begin)
+            raise _failed(command, f"exit code {done.returncode}", said, log)
+        return "" if log else _read(output, begin)
 
 
-def _failed(command: Sequence[str], how: str, output: str, log: Path | None = None) -> CommandError:
+def _read(file: IO[bytes], begin: int) -> str:
+    file.seek(begin)
+    return file.read().decode(errors="replace")
+
+
+def _failed(command: Sequence[str], how: str, output: str, log: Path | None) -> CommandError:
     tail = "\n".join(output.splitlines()[-LOG_LINES:])
     hint = f"The whole log: {log}" if log else ""
     return CommandError(f"{shlex.join(command)[:300]}: {how}\n{tail}".rstrip(), hint)
@@ -143,13 +163,20 @@ def require_packages(requirements: Mapping[str, str] = REQUIREMENTS) -> None:
     if not missing:
         return
     if not shutil.which("apt-get"):
-        raise BasaltError(f"missing on this host: {', '.join(missing)}", "Build on Debian 12 or later, or Ubuntu.")
+        raise BasaltError(
+            f"missing on this host: {', '.join(missing)}", "Build on Debian 12 or later, or Ubuntu."
+        )
     require_root()
     print(f"host: installing {' '.join(missing)} with apt-get", flush=True)
     log = cache() / "logs" / "host.log"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "-q", "update"], log=log, timeout=600, env=environment)
-    run(["apt-get", "-qy", "--no-install-recommends", "install", *missing], log=log, timeout=900, env=environment)
+    run(
+        ["apt-get", "-qy", "--no-install-recommends", "install", *missing],
+        log=log,
+        timeout=900,
+        env=environment,
+    )
 
 
 def mirror() -> Mirror:
@@ -171,30 +198,35 @@ def _known_mirror() -> Mirror | None:
         return Mirror(archive, os.environ.get("BASALT_DEBIAN_SECURITY_MIRROR") or f"{archive}-security")
     folder = Path("/etc/apt")
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
-    return find_mirror(file.read_text() for file in files if file.suffix in (".list", ".sources") and file.is_file())
+    return find_mirror(
+        file.read_text() for file in files if file.suffix in (".list", ".sources") and file.is_file()
+    )
 
 
 def _default_mirror() -> Mirror | None:
     if not DEBOOTSTRAP_SCRIPT.is_file():
         return None
-    found = re.search(r"^\s*default_mirror\s+(https?://\S+?)/?\s*$", DEBOOTSTRAP_SCRIPT.read_text(), re.MULTILINE)
+    found = re.search(
+        r"^\s*default_mirror\s+(https?://\S+?)/?\s*$", DEBOOTSTRAP_SCRIPT.read_text(), re.MULTILINE
+    )
     return Mirror(found[1], f"{found[1]}-security") if found else None
 
 
 def find_mirror(texts: Iterable[str]) -> Mirror | None:
-    """Find Debian's archive in the texts of apt sources, one-line or deb822; None where they are another's."""
+    """Find Debian's archive in texts of apt sources, one-line or deb822; None when they are another's."""
     entries = [entry for text in texts for entry in _entries(text)]
     archives = [uri for uri, suites in entries if uri.endswith("/debian") and _is_debian(suites)]
-    security = [uri for uri, suites in entries if any(suite.endswith("-security") for suite in suites)]
-    security = [uri for uri in security if "debian" in uri]
     if not archives:
         return None
-    return Mirror(archives[0], security[0] if security else f"{archives[0]}-security")
+    security = [uri for uri, suites in entries if suites[0].endswith("-security") and "debian" in uri]
+    return Mirror(archives[0], next(iter(security), f"{archives[0]}-security"))
 
 
 def _is_debian(suites: Sequence[str]) -> bool:
-    """Tell Debian's archive from others' whose address also ends in /debian: theirs have one suite of their own name."""
-    return any(suite.split("-")[0] in ("bookworm", "trixie", "forky", "stable", "testing", "sid") for suite in suites)
+    """Tell Debian's archive from others whose address ends in /debian too: they name suites otherwise."""
+    return any(
+        suite.split("-")[0] in ("bookworm", "trixie", "forky", "stable", "testing", "sid") for suite in suites
+    )
 
 
 def _entries(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -205,10 +237,15 @@ def _entries(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         if "main" in components:
             yield _resolve(uri), (suite,)
     for stanza in re.split(r"\n\s*\n", text):
-        fields = {key.lower(): value.split() for key, value in re.findall(r"^(\S+?):(.*(?:\n[ \t].*)*)", stanza, re.M)}
+        fields = {
+            key.lower(): value.split()
+            for key, value in re.findall(r"^(\S+?):(.*(?:\n[ \t].*)*)", stanza, re.M)
+        }
         if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
             if fields.get("enabled") != ["no"]:
-                yield from ((_resolve(uri), tuple(fields.get("suites", []))) for uri in fields.get("uris", []))
+                yield from (
+                    (_resolve(uri), tuple(fields.get("suites", []))) for uri in fields.get("uris", [])
+                )
 
 
 def _resolve(uri: str) -> str:
@@ -222,7 +259,7 @@ def _resolve(uri: str) -> str:
 
 
 def write_sandbox(directory: Path) -> Path:
-    """Write ``mkosi.sandbox`` with this host's mirror into a folder and return it; an unchanged file is left alone.
+    """Write ``mkosi.sandbox`` with this host's mirror into a folder, unless it is there, and return it.
 
     mkosi's own default sources ask for an archive of debug packages that mirrors need not have.
     """
@@ -241,7 +278,7 @@ def ca_bundle() -> Path:
 
 
 def network_environment() -> dict[str, str]:
-    """Return the variables with which a Go toolchain reaches modules from this host: proxies and module proxy."""
+    """Return the variables by which Go reaches modules from this host: proxies and module proxy."""
     found = {name: os.environ[name] for name in PROXY_NAMES if os.environ.get(name)}
     for name in ("GOPROXY", "GOSUMDB", "GONOSUMDB", "GOPRIVATE"):
         if value := os.environ.get(name) or _go_setting(name):

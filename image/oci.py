@@ -48,7 +48,9 @@ def write_archive(
     index = _json(
         {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [entry]}
     )
-    blobs = {f"blobs/sha256/{_digest(blob).removeprefix('sha256:')}": blob for blob in (config, layer, manifest)}
+    blobs = {
+        f"blobs/sha256/{_digest(blob).removeprefix('sha256:')}": blob for blob in (config, layer, manifest)
+    }
     members = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"}), "index.json": index, **blobs}
     path.write_bytes(_tar({member: (content, 0o644) for member, content in members.items()}))
 

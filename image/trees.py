@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mkosi itself and the two trees it makes beside the image: tools (build and run images) and builder (compile components).
+"""mkosi, and the two trees it makes beside the image: tools (build and run images), builder (compile).
 
-Each tree is a folder of the cache named by the hash of its configuration, made under another name and renamed when complete.
+Each tree is a folder of the cache named by the hash of its configuration. It is made under another name and
+renamed when it is complete.
 
     python3 -m image.trees tools            print the path of the tools tree, building it when it is missing
     python3 -m image.trees builder          the same for the builder tree
@@ -26,12 +27,12 @@ from . import host
 
 MKOSI_VERSION = "25.3"
 HERE = Path(__file__).resolve().parent
-# Everything lent to a program in the builder tree lies under this folder, the only one that is not the tree's own.
+# What is lent to a program in the builder tree lies under this folder.
 INNER = "/basalt"
 GO_BIN = "/usr/lib/go-1.26/bin"
 _EXPECTED_SECONDS = {"tools": 35, "builder": 45}
 
-# Takes: tree, then source, target and mode of each bind, then "--", the working folder, and NAME=VALUE... PROGRAM...
+# Takes: tree; source, target and mode of each bind; "--", the working folder, and NAME=VALUE... PROGRAM...
 _ENTER_BUILDER = f"""
 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 tree=$1; shift
@@ -54,7 +55,7 @@ folder=$2; shift 2
 exec chroot "$tree" /usr/bin/env -i --chdir="$folder" "$@"
 """
 
-# The program replaces the shell, so its process is the caller's child: a signal reaches QEMU and no wrapper is left behind.
+# The program replaces the shell, so that it is the caller's own child: a signal reaches QEMU, not a wrapper.
 _ENTER_TOOLS = """
 tree=$1; shift
 mount --bind "$tree/usr" /usr
@@ -85,12 +86,12 @@ def tree_key(name: str) -> str:
 
 
 def tools_tree() -> Path:
-    """Return the tree with QEMU, OVMF, repart, ukify and what else builds and runs images; build it when missing."""
+    """Return the tree with what builds and runs images (QEMU, OVMF, repart, ukify); build it when missing."""
     return _tree("tools")
 
 
 def builder_tree() -> Path:
-    """Return the tree with Go, a C compiler and the libraries components link against; build it when missing."""
+    """Return the tree with Go, gcc and the libraries components link against; build it when missing."""
     return _tree("builder")
 
 
@@ -107,7 +108,7 @@ def _tree(name: str) -> Path:
 
 def _build(name: str, path: Path) -> None:
     log = host.cache() / "logs" / f"tree-{name}.log"
-    # Standard output is for the path alone: `$(python3 -m image.trees tools)` works also when the tree is missing.
+    # Standard output is for the path alone, so that a shell can take it from `image.trees tools`.
     print(f"{name} tree: building, about {_EXPECTED_SECONDS[name]} s", file=sys.stderr, flush=True)
     started = time.monotonic()
     folder = path.with_name(f".{path.name}")
@@ -125,7 +126,11 @@ def _build(name: str, path: Path) -> None:
         HERE / name,
         log=log,
     )
-    for place in (folder / "tree" / INNER.strip("/"), folder / "tree/etc/resolv.conf", folder / "tree/etc/hosts"):
+    for place in (
+        folder / "tree" / INNER.strip("/"),
+        folder / "tree/etc/resolv.conf",
+        folder / "tree/etc/hosts",
+    ):
         _mount_point(place)
     (folder / "tree").rename(path)
     shutil.rmtree(folder)
@@ -167,7 +172,8 @@ def _unpack_mkosi(path: Path) -> None:
     host.run([*apt, "download", f"mkosi={MKOSI_VERSION}-*"], log=log, timeout=300, cwd=folder)
     host.run(["dpkg-deb", "-x", next(folder.glob("mkosi_*.deb")), folder / "tree"])
     found = host.run(
-        [sys.executable, "-m", "mkosi", "--version"], env=_mkosi_environment(folder / "tree/usr/lib/python3/dist-packages")
+        [sys.executable, "-m", "mkosi", "--version"],
+        env=_mkosi_environment(folder / "tree/usr/lib/python3/dist-packages"),
     )
     if found.split() != ["mkosi", MKOSI_VERSION]:
         raise BasaltError(f"the Debian package gave {found.strip()!r}, not mkosi {MKOSI_VERSION}")
@@ -208,7 +214,7 @@ def mkosi_command(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def mkosi(args: Sequence[str], cwd: Path, *, log: Path | None = None, timeout: float = 3600) -> str:
-    """Run mkosi in the folder of its configuration, alone: two at once on the same caches spoil each other."""
+    """Run mkosi in the folder of its configuration, alone: two at once spoil each other's caches."""
     argv, environment = mkosi_command(args)
     with host.locked("mkosi"):
         return host.run(argv, cwd=cwd, env=environment, log=log, timeout=timeout)
@@ -231,7 +237,7 @@ def in_builder(
     cwd: str = "/",
     tree: Path | None = None,
 ) -> list[str]:
-    """Return the argument list that runs a program in the builder tree, with nothing of the host but the binds.
+    """Return the argument list that runs a program in the builder tree; of the host it has but the binds.
 
     Variables are only those of `env` and a PATH; every process ends with the first one. Needs root.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leave in flannel what a node uses: three backends, and subnets from the Kubernetes API.
 
-Two of the other backends need modules of clouds that cannot be fetched from everywhere, one needs a C compiler; flannel's
-client of etcd, which no node uses, is a sixth of the program.
+Two of the other backends need modules of clouds that cannot be fetched from everywhere, one needs a C
+compiler; flannel's client of etcd, which no node uses, costs size and memory.
 """
 
 import re
