@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The document as the rest of the agent knows it: frozen dataclasses with every default filled in.
 
-`Config.from_dict` takes the value of the top-level key ``basalt`` after `firstboot.validate` has accepted it; it
-does not check anything again. Defaults are written here and in schemas/user-data.schema.json (for people and
-editors); a test holds the two together.
+`Config.from_dict` takes the value of the top-level key ``basalt`` after `firstboot.validate` has accepted it;
+it does not check anything again. Defaults are written here and in schemas/user-data.schema.json (for people
+and editors); a test holds the two together.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Service(StrEnum):
 
 @dataclass(frozen=True)
 class Node:
-    """This machine as a member of the cluster.
+    """The machine as a member of the cluster.
 
     name:   None means the host name
     ip:     None means the address of the default route
@@ -92,7 +92,8 @@ class Node:
 class Cluster:
     """What all nodes of a cluster have in common.
 
-    api_address: host name or address under which clients reach the API, beside the nodes' own; None means none
+    api_address: host name or address under which clients reach the API, beside the nodes' own; None means
+    none
     """
 
     name: str = "basalt"

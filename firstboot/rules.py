@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that no schema can say: what values mean, and how they go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from typing import Any
+
+from firstboot.codes import Code
+from firstboot.config import DNS_ADDRESS_INDEX, Cluster
+from firstboot.failure import Failure
+from firstboot.owned import reason
+from firstboot.schemacheck import show
+from firstboot.strictyaml import Path, Place, show_path
+from firstboot.values import (
+    UNUSABLE,
+    certificate_problem,
+    is_restricted,
+    network_problem,
+    parse_ip,
+    split_port,
+    split_url,
+)
+
+POD_CIDR: Path = ("basalt", "cluster", "pod-cidr")
+SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
+DNS_IP: Path = ("basalt", "features", "dns", "service-ip")
+NODE_IP: Path = ("basalt", "node", "ip")
+
+DEFAULTS: Mapping[Path, str] = {POD_CIDR: Cluster.pod_cidr, SERVICE_CIDR: Cluster.service_cidr}
+
+# The controller manager hands out at most 2^16 node networks, each a /24.
+PREFIXES: Mapping[Path, tuple[int, int]] = {POD_CIDR: (8, 24), SERVICE_CIDR: (12, 28)}
+
+PORTS = {
+    53: "cluster DNS",
+    2379: "etcd",
+    2380: "etcd",
+    2381: "etcd",
+    6400: "the REST API",
+    6443: "the Kubernetes API",
+    9000: "dqlite",
+    10248: "kubelet",
+    10249: "kube-proxy",
+    10250: "kubelet",
+    10256: "kube-proxy",
+    10257: "kube-controller-manager",
+    10259: "kube-scheduler",
+}
+NODE_PORTS = range(30000, 32768)
+
+HOST_NAME = re.compile(
+    r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"
+)
+
+
+class Rules:
+    """One document under the rules.
+
+    data:   value of the key ``basalt``
+    failed: paths, as users see them, at which something is already wrong: rules that need them keep silent
+    """
+
+    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str]) -> None:
+        self.data, self.places = data, places
+        self.failed = set(failed)
+        self.failures: list[Failure] = []
+
+    def check(self) -> list[Failure]:
+        """Return what breaks a rule, at most one failure per place."""
+        self.networks()
+        self.dns()
+        self.node_ip()
+        self.api_address()
+        self.labels()
+        self.taints()
+        self.listen()
+        self.arguments()
+        self.urls()
+        self.client_ca()
+        return self.failures
+
+    def value(self, path: Path) -> Any:
+        """Return what the document says at the path, None when it says nothing there or something wrong."""
+        found = self.data
+        for depth, key in enumerate(path[1:], start=1):
+            if self.is_bad(path[: depth + 1]) or not isinstance(found, dict) or key not in found:
+                return None
+            found = found[key]
+        return found
+
+    def entries(self, path: Path) -> Iterator[tuple[Path, Any]]:
+        """Return path and value of each good entry of a mapping or list."""
+        found = self.value(path)
+        pairs = found.items() if isinstance(found, dict) else enumerate(found or ())
+        for key, value in pairs:
+            if not self.is_bad((*path, key)):
+                yield (*path, key), value
+
+    def is_bad(self, path: Path) -> bool:
+        """Whether something is already wrong at the path itself."""
+        return show_path(path) in self.failed
+
+    def fail(self, code: Code, path: Path, found: str, remedy: str) -> None:
+        """Note a failure; only the first one of a place counts."""
+        shown = show_path(path)
+        if shown in self.failed:
+            return
+        place = self.places.get(path)
+        self.failed.add(shown)
+        self.failures.append(Failure(code, shown, f"{place}: {found}" if place else found, remedy))
+
+    def network(self, path: Path) -> IPv4Network | None:
+        """Return the network at the path or its default; None when the document has a wrong one."""
+        text = self.value(path)
+        if text is None:
+            return None if self._bad_above(path) else IPv4Network(DEFAULTS[path])
+        problem = network_problem(text, *PREFIXES[path])
+        if problem:
+            self.fail(problem[0], path, problem[1], problem[2])
+            return None
+        return IPv4Network(text)
+
+    def _bad_above(self, path: Path) -> bool:
+        return any(self.is_bad(path[:depth]) for depth in range(1, len(path) + 1))
+
+    def networks(self) -> None:
+        """The two networks of the cluster are networks, of a useful size, and apart."""
+        pods, services = self.network(POD_CIDR), self.network(SERVICE_CIDR)
+        if pods is None or services is None or not pods.overlaps(services):
+            return
+        path, other, theirs = (POD_CIDR, SERVICE_CIDR, services)
+        if self.value(POD_CIDR) is None:
+            path, other, theirs = (SERVICE_CIDR, POD_CIDR, pods)
+        default = "" if self.value(other) else " (its default)"
+        mine = pods if path == POD_CIDR else services
+        self.fail(
+            Code.OVERLAP,
+            path,
+            f"{mine} overlaps with `{other[-1]}`, which is {theirs}{default}",
+            "Choose two networks that share no address.",
+        )
+
+    def dns(self) -> None:
+        """Cluster DNS has an address of the service network that nothing else has; it does not ask itself."""
+        text = self.value(DNS_IP)
+        services = None if self.is_bad(SERVICE_CIDR) else self.network(SERVICE_CIDR)
+        address = None if text is None else self.ipv4(DNS_IP, text)
+        if address is not None and services is not None:
+            if address not in services:
+                self.fail(
+                    Code.OUTSIDE_NETWORK,
+                    DNS_IP,
+                    f"{address} is not in the service network {services}",
+                    f"Choose one of its addresses, e.g. {services[DNS_ADDRESS_INDEX]}, or remove the key.",
+                )
+            elif address in (services[0], services[1], services[-1]):
+                use = "the Service `kubernetes`" if address == services[1] else "the network itself"
+                self.fail(
+                    Code.BAD_ADDRESS,
+                    DNS_IP,
+                    f"{address} belongs to {use}",
+                    f"Choose another address of {services}, e.g. {services[DNS_ADDRESS_INDEX]}.",
+                )
+        self._nameservers(text or (str(services[DNS_ADDRESS_INDEX]) if services else ""))
+
+    def _nameservers(self, own: str) -> None:
+        for path, text in self.entries(("basalt", "features", "dns", "upstream-nameservers")):
+            host, port = split_port(text)
+            if parse_ip(host) is None or not 0 < port <= 65535:
+                self.fail(
+                    Code.BAD_ADDRESS,
+                    path,
+                    f"`{show(text)}` is no IP address",
+                    "Write an IP address, with a port where it is not 53, e.g. `192.0.2.53:5353`.",
+                )
+            elif host == own:
+                self.fail(
+                    Code.BAD_ADDRESS,
+                    path,
+                    f"{host} is cluster DNS itself",
+                    "Name servers that know the names outside the cluster.",
+                )
+
+    def ipv4(self, path: Path, text: str) -> IPv4Address | None:
+        """Return the address, or note why it is none that a node or Service can have."""
+        address = parse_ip(text)
+        if address is None:
+            hint = " and without a prefix length" if "/" in text else ""
+            self.fail(
+                Code.BAD_ADDRESS,
+                path,
+                f"`{show(text)}` is no IP address",
+                f"Write an IPv4 address such as 192.0.2.10, without leading zeros{hint}.",
+            )
+        elif isinstance(address, IPv6Address):
+            self.fail(Code.WRONG_FAMILY, path, f"{address} is IPv6", "Write an IPv4 address.")
+        elif any(address in network for network in UNUSABLE):
+            self.fail(
+                Code.BAD_ADDRESS,
+                path,
+                f"{address} cannot be reached by other machines",
+                "Write another address.",
+            )
+        else:
+            return address
+        return None
+
+    def node_ip(self) -> None:
+        """The node's address is one, and lies outside the cluster's own networks."""
+        text = self.value(NODE_IP)
+        address = None if text is None else self.ipv4(NODE_IP, text)
+        for path in (POD_CIDR, SERVICE_CIDR):
+            network = None if self._bad_above(path) else self.network(path)
+            if address is not None and network is not None and address in network:
+                self.fail(
+                    Code.INSIDE_NETWORK,
+                    NODE_IP,
+                    f"{address} lies in `{path[-1]}` {network}",
+                    f"Choose another `{path[-1]}`, or another address for the node.",
+                )
+
+    def api_address(self) -> None:
+        """The API's address is a name or an address and nothing more."""
+        path: Path = ("basalt", "cluster", "api-address")
+        text = self.value(path)
+        if text is None:
+            return
+        address = parse_ip(text)
+        if address is not None:
+            if address.is_loopback or address.is_unspecified or address.is_multicast:
+                self.fail(
+                    Code.BAD_ADDRESS,
+                    path,
+                    f"{address} means another machine to each client",
+                    "Write an address that all clients reach.",
+                )
+            return
+        if HOST_NAME.fullmatch(text) and not re.fullmatch(r"[0-9.]+", text):
+            return
+        remedy = "Write a host name or an IP address."
+        if "://" in text or re.search(r":\d+$", text):
+            remedy = "Write only the host name or address, without scheme and port."
+        self.fail(Code.BAD_ADDRESS, path, f"`{show(text)}` is no host name and no address", remedy)
+
+    def labels(self) -> None:
+        """A node sets no label that the API server forbids a node to set."""
+        for path, _ in self.entries(("basalt", "node", "labels")):
+            key = str(path[-1])
+            if is_restricted(key):
+                self.fail(
+                    Code.RESTRICTED_LABEL,
+                    path,
+                    f"a node may not set `{show(key)}` on itself",
+                    "Use a key of your own domain, or set it with kubectl once the node is Ready.",
+                )
+
+    def taints(self) -> None:
+        """A taint's key and effect stand only once."""
+        seen: dict[tuple[str, str], int] = {}
+        for path, text in self.entries(("basalt", "node", "taints")):
+            key_value, _, effect = text.rpartition(":")
+            identity = (key_value.partition("=")[0], effect)
+            if identity in seen:
+                self.fail(
+                    Code.DUPLICATE_TAINT,
+                    path,
+                    f"`{show(text)}` has the key and effect of item {seen[identity]}",
+                    "Keep one of the two.",
+                )
+            seen.setdefault(identity, int(path[-1]))
+
+    def listen(self) -> None:
+        """The status page listens where nothing else does."""
+        path: Path = ("basalt", "status", "listen")
+        text = self.value(path)
+        if text is None:
+            return
+        host, port = split_port(text)
+        if parse_ip(host) is None:
+            self.fail(
+                Code.BAD_ADDRESS,
+                path,
+                f"`{show(host)}` is no IP address",
+                "Write `address:port`, e.g. `0.0.0.0:9180` for every interface.",
+            )
+        elif not 0 < port <= 65535:
+            self.fail(
+                Code.BAD_VALUE, path, f"{port} is no TCP port", "Write a port from 1 to 65535, e.g. 9180."
+            )
+        elif port in PORTS or port in NODE_PORTS:
+            user = PORTS.get(port, "Services of type NodePort")
+            self.fail(
+                Code.PORT_IN_USE, path, f"port {port} belongs to {user}", "Choose another port, e.g. 9180."
+            )
+
+    def arguments(self) -> None:
+        """No extra argument breaks what Basalt itself relies on."""
+        for service, _ in self.entries(("basalt", "services")):
+            for path, _ in self.entries((*service, "extra-args")):
+                why = reason(str(service[-1]), str(path[-1]))
+                if why:
+                    self.fail(
+                        Code.OWNED_ARGUMENT, path, f"`{show(path[-1])}` is Basalt's: {why}", "Remove it."
+                    )
+
+    def urls(self) -> None:
+        """Mirrors and proxies can be asked."""
+        for registry, _ in self.entries(("basalt", "registries", "mirrors")):
+            for path, text in self.entries(registry):
+                url = split_url(text)
+                if url is None or url.query or url.fragment or url.username is not None:
+                    self.fail(
+                        Code.BAD_URL,
+                        path,
+                        f"`{show(text)}`",
+                        "Write http or https, host, port and path only, e.g. `https://mirror.example.org/v2`.",
+                    )
+        for name in ("http", "https"):
+            text = self.value(("basalt", "proxy", name))
+            url = None if text is None else split_url(text)
+            if text is not None and (url is None or url.path not in ("", "/") or url.query or url.fragment):
+                self.fail(
+                    Code.BAD_URL,
+                    ("basalt", "proxy", name),
+                    f"`{show(text)}`",
+                    "Write scheme, host and port only, e.g. `http://proxy.example.org:3128`.",
+                )
+
+    def client_ca(self) -> None:
+        """The client CA is made of certificates that can vouch for clients today."""
+        path: Path = ("basalt", "access", "client-ca")
+        text = self.value(path)
+        problem = None if text is None else certificate_problem(text, datetime.now(UTC))
+        if problem:
+            self.fail(Code.BAD_CERTIFICATE, path, *problem)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What single values mean, without a document around them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+from firstboot.codes import Code
+from firstboot.schemacheck import show
+
+UNUSABLE = tuple(
+    ip_network(each) for each in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+)
+
+OPEN_LABELS = {"topology.kubernetes.io/region", "topology.kubernetes.io/zone"}
+OPEN_LABEL_DOMAINS = ("node.kubernetes.io", "kubelet.kubernetes.io")
+
+
+def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, str] | None:
+    """Return code, finding and remedy for a text that is no network of a useful size, else None."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        return (
+            Code.BAD_NETWORK,
+            f"`{show(text)}` is no network",
+            "Write one in CIDR notation, e.g. `10.1.0.0/16`.",
+        )
+    address, _, prefix = text.partition("/")
+    if isinstance(network.network_address, IPv6Address):
+        return Code.WRONG_FAMILY, f"{network} is IPv6", "Write an IPv4 network."
+    if not prefix.isdecimal():
+        return (
+            Code.BAD_NETWORK,
+            f"`{show(text)}` has no prefix length",
+            f"Write the length, e.g. `{address}/16`.",
+        )
+    if parse_ip(address) != network.network_address:
+        return Code.HOST_BITS, f"{text} is an address inside of {network}", f"Write `{network}`."
+    if not longest <= network.prefixlen <= shortest:
+        size = "small" if network.prefixlen > shortest else "large"
+        return (
+            Code.NETWORK_SIZE,
+            f"{network} is too {size}",
+            f"Choose a prefix length from {longest} to {shortest}.",
+        )
+    if any(network.overlaps(each) for each in UNUSABLE):
+        return (
+            Code.BAD_NETWORK,
+            f"{network} has addresses with a special meaning",
+            "Choose a private network.",
+        )
+    return None
+
+
+def certificate_problem(text: str, now: datetime) -> tuple[str, str] | None:
+    """Return finding and remedy for certificates that cannot vouch for anybody, None when all can."""
+    # Half a second on an emulated node, and most documents have no certificate.
+    from cryptography import x509
+
+    try:
+        certificates = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        return (
+            "not a certificate in PEM form",
+            "Paste the whole file, its BEGIN and END lines included, below `client-ca: |`.",
+        )
+    for number, certificate in enumerate(certificates, start=1):
+        name = show(certificate.subject.rfc4514_string())
+        try:
+            is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (x509.ExtensionNotFound, ValueError):
+            is_ca = False
+        if not is_ca:
+            return (
+                f"certificate {number} ({name}) is no CA's",
+                "Give the certificate that signed the clients', not a client's own.",
+            )
+        if certificate.not_valid_after_utc < now:
+            return (
+                f"certificate {number} ({name}) expired on {certificate.not_valid_after_utc:%Y-%m-%d}",
+                "Give one that is valid; check the node's clock if it should be.",
+            )
+    return None
+
+
+def is_restricted(label: str) -> bool:
+    """Whether the API server would refuse the label from a node, or the kubelet would overwrite it."""
+    domain, slash, _ = label.rpartition("/")
+    ours = any(domain == each or domain.endswith(f".{each}") for each in ("kubernetes.io", "k8s.io"))
+    if not slash or not ours or label in OPEN_LABELS:
+        return False
+    return not any(domain == each or domain.endswith(f".{each}") for each in OPEN_LABEL_DOMAINS)
+
+
+def parse_ip(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address, None for text that is none; a zone index is refused."""
+    try:
+        return None if "%" in text else ip_address(text)
+    except ValueError:
+        return None
+
+
+def split_port(text: str, default: int = 53) -> tuple[str, int]:
+    """Split ``host:port`` or ``[v6]:port``; an address alone gets the default port, a bad port is -1."""
+    if parse_ip(text) is not None:
+        return text, default
+    host, _, port = text.rpartition(":")
+    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else -1
+    return host.removeprefix("[").removesuffix("]"), number
+
+
+def split_url(text: str) -> SplitResult | None:
+    """Return the parts of a URL with a host, None when it has none or a port that is no number."""
+    try:
+        url = urlsplit(text)
+        usable = bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        return None
+    return url if usable else None
