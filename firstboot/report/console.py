@@ -120,7 +120,7 @@ class Terminal:
                 log.debug("%s cannot be opened: %s", self.target.path, error.strerror)
                 return False
             self.painted = []
-            _no_echo(self.fd)
+            _prepare(self.fd)
         return True
 
     def close(self) -> None:
@@ -147,18 +147,18 @@ class Terminal:
     def _paint(self, lines: list[str], *, force: bool) -> None:
         if lines != self.painted or force:
             # Every line is overwritten in place: clearing the whole screen first would flicker.
-            text = "\033[?25l\033[H" + "\r\n".join(f"{line}\033[K" for line in lines) + "\033[J"
+            text = "\033[?25l\033[H" + "\n".join(f"{line}\033[K" for line in lines) + "\033[J"
             self.painted = lines if self._write(text) else []
 
     def _tell(self, status: Status, view: View, *, force: bool) -> None:
         while self.waiting:
             line = self.waiting.popleft()
-            if not self._write(f"{line}\r\n"):
+            if not self._write(f"{line}\n"):
                 self.waiting.appendleft(line)
                 return
         if self.target.mode is Mode.LOG and (force or self._news(status)):
             lines = screen.block(status, self.view(view))
-            if self._write("\r\n".join(["", *lines, ""])):
+            if self._write("\n".join(["", *lines, ""])):
                 self.told, self.told_at = status, time.monotonic()
 
     def _news(self, status: Status) -> bool:
@@ -300,9 +300,10 @@ def _size(fd: int | None) -> tuple[int, int]:
     return 80, 24
 
 
-def _no_echo(fd: int) -> None:
-    """Keep what somebody types from appearing in the middle of the picture."""
+def _prepare(fd: int) -> None:
+    """Make every line begin at the left, and keep what somebody types out of the picture."""
     with suppress(termios.error):
         attributes = termios.tcgetattr(fd)
+        attributes[1] |= termios.OPOST | termios.ONLCR
         attributes[3] &= ~termios.ECHO
         termios.tcsetattr(fd, termios.TCSANOW, attributes)
