@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -264,8 +265,9 @@ def compile_command(binaries: Sequence[Binary]) -> list[str]:
 
 def _compile(component: Component, binaries: Sequence[Binary], work: Path, builder: Path, log: Path) -> None:
     binds = (Bind(work / "source", inner_source(component)), Bind(work / "output", OUTPUT, writable=True))
-    argv = _in_builder(component, compile_command(binaries), binds, builder, cgo=binaries[0].cgo)
-    host.run(argv, log=log, timeout=BUILD_SECONDS)
+    command = compile_command(binaries)
+    argv = _in_builder(component, command, binds, builder, cgo=binaries[0].cgo)
+    host.run(argv, log=log, timeout=BUILD_SECONDS, title=f"{component.name}: {shlex.join(command)}")
 
 
 def _install(binary: Binary, work: Path) -> None:

@@ -75,14 +75,17 @@ def run(
     timeout: float = 3600,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    title: str = "",
 ) -> str:
     """Run a program to its end and return what it wrote to standard output.
 
     log: file that gets the command and all its output instead (the answer is then empty)
     timeout: seconds
+    title: what to call the program in errors, where its argument list is long
     Raises CommandError with the last lines of output.
     """
     command = [str(word) for word in argv]
+    title = title or shlex.join(command)
     with ExitStack() as stack:
         if log is None:
             output: IO[bytes] = stack.enter_context(tempfile.TemporaryFile())
@@ -108,12 +111,10 @@ def run(
                 f"{error.filename}: no such program or folder", f"Needed for: {command}"
             ) from error
         except subprocess.TimeoutExpired as error:
-            raise _failed(
-                command, f"not finished after {timeout:.0f} s", _read(errors, begin), log
-            ) from error
+            raise _failed(title, f"not finished after {timeout:.0f} s", _read(errors, begin), log) from error
         if done.returncode:
             said = _read(errors, begin) or _read(output, begin)
-            raise _failed(command, f"exit code {done.returncode}", said, log)
+            raise _failed(title, f"exit code {done.returncode}", said, log)
         return "" if log else _read(output, begin)
 
 
@@ -122,10 +123,10 @@ def _read(file: IO[bytes], begin: int) -> str:
     return file.read().decode(errors="replace")
 
 
-def _failed(command: Sequence[str], how: str, output: str, log: Path | None) -> CommandError:
+def _failed(title: str, how: str, output: str, log: Path | None) -> CommandError:
     tail = "\n".join(output.splitlines()[-LOG_LINES:])
     hint = f"The whole log: {log}" if log else ""
-    return CommandError(f"{shlex.join(command)[:300]}: {how}\n{tail}".rstrip(), hint)
+    return CommandError(f"{title}: {how}\n{tail}".rstrip(), hint)
 
 
 @contextmanager
@@ -218,7 +219,7 @@ def find_mirror(texts: Iterable[str]) -> Mirror | None:
     archives = [uri for uri, suites in entries if uri.endswith("/debian") and _is_debian(suites)]
     if not archives:
         return None
-    security = [uri for uri, suites in entries if suites[0].endswith("-security") and "debian" in uri]
+    security = [uri for uri, suites in entries if "-security" in str(suites) and "debian" in uri]
     return Mirror(archives[0], next(iter(security), f"{archives[0]}-security"))
 
 

@@ -32,37 +32,6 @@ INNER = "/basalt"
 GO_BIN = "/usr/lib/go-1.26/bin"
 _EXPECTED_SECONDS = {"tools": 35, "builder": 45}
 
-# Takes: tree; source, target and mode of each bind; "--", the working folder, and NAME=VALUE... PROGRAM...
-_ENTER_BUILDER = f"""
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-tree=$1; shift
-mount --bind "$tree" "$tree"
-mount -o remount,bind,ro "$tree"
-mount -t tmpfs -o mode=0755 basalt "$tree{INNER}"
-mount -t tmpfs -o mode=1777 tmp "$tree/tmp"
-mount -t proc proc "$tree/proc"
-mount --rbind /dev "$tree/dev"
-for file in resolv.conf hosts; do
-    test ! -e "/etc/$file" || mount --bind "/etc/$file" "$tree/etc/$file"
-done
-while test "$1" != --; do
-    if test -d "$1"; then mkdir -p "$tree$2"; else mkdir -p "$(dirname "$tree$2")"; : > "$tree$2"; fi
-    mount --bind "$1" "$tree$2"
-    test "$3" = rw || mount -o remount,bind,ro "$tree$2"
-    shift 3
-done
-folder=$2; shift 2
-exec chroot "$tree" /usr/bin/env -i --chdir="$folder" "$@"
-"""
-
-# The program replaces the shell, so that it is the caller's own child: a signal reaches QEMU, not a wrapper.
-_ENTER_TOOLS = """
-tree=$1; shift
-mount --bind "$tree/usr" /usr
-test ! -e /etc/ld.so.cache || mount --bind "$tree/etc/ld.so.cache" /etc/ld.so.cache
-exec "$@"
-"""
-
 
 @dataclass(frozen=True)
 class Bind:
@@ -225,7 +194,7 @@ def with_tools(argv: Sequence[str | Path], tree: Path | None = None) -> list[str
 
     The program keeps the process id of the one that is started; needs root.
     """
-    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", _ENTER_TOOLS, "sh"]
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", str(HERE / "enter-tools.sh")]
     return [*enter, str(tree or tools_tree()), *map(str, argv)]
 
 
@@ -245,7 +214,7 @@ def in_builder(
     variables = {"PATH": f"{GO_BIN}:/usr/sbin:/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", **(env or {})}
     return [
         *enter,
-        *("sh", "-ec", _ENTER_BUILDER, "sh", str(tree or builder_tree())),
+        *("sh", str(HERE / "enter-builder.sh"), str(tree or builder_tree())),
         *(word for bind in binds for word in bind.words()),
         *("--", cwd),
         *(f"{name}={value}" for name, value in variables.items()),
