@@ -23,7 +23,8 @@ class Certificates:
 
     async def check(self, machine: Machine) -> Finding | None:
         """Examine what has changed since the last time."""
-        found = pki.check(self.catalogue, self.ledger)
+        # A check with nothing remembered reads every certificate, which takes as long as signing.
+        found = await asyncio.to_thread(pki.check, self.catalogue, self.ledger)
         if not found:
             return None
         others = f", and {len(found) - 1} more" if len(found) > 1 else ""
