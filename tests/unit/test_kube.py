@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes and API requests against a real HTTP server on the loopback address."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from firstboot import kube
+from firstboot.kube import Client, KubeError, object_path
+from firstboot.probes import All, FileProbe, HttpProbe, NodeHasNetwork, NodeIsReady, Probe, SocketProbe, Trust
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[str]:
+    """Serve on a free port; give the URL."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    assert site._server is not None
+    port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+def answering(status: int, body: Any) -> Handler:
+    async def handle(request: web.Request) -> web.Response:
+        if isinstance(body, str):
+            return web.Response(status=status, text=body)
+        return web.json_response(body, status=status)
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, "ok", None),
+        (
+            500,
+            "[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed",
+            "answers 500: [-]etcd failed",
+        ),
+        (503, "not yet", "answers 503: not yet"),
+    ],
+)
+def test_a_service_says_why_it_does_not_work(status: int, body: str, expected: str | None) -> None:
+    async def ask() -> str | None:
+        async with served(answering(status, body)) as url, Client() as client:
+            return await HttpProbe(url + "/readyz")(client)
+
+    answer = asyncio.run(ask())
+    assert answer is None if expected is None else answer is not None and answer.startswith(expected)
+
+
+def test_nobody_listening_is_a_reason() -> None:
+    async def ask() -> str | None:
+        async with Client() as client:
+            return await HttpProbe("http://127.0.0.1:1/healthz", Trust.PLAIN)(client)
+
+    assert "127.0.0.1:1" in (asyncio.run(ask()) or "")
+
+
+def without_tls(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr(kube, "SERVER", url)
+    monkeypatch.setattr(Client, "_context", lambda self, trust: True)
+
+
+NODE = "/api/v1/nodes/cp1"
+READY = {"spec": {"podCIDR": "10.1.0.0/24"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+NOT_READY = {
+    "spec": {},
+    "status": {"conditions": [{"type": "Ready", "status": "False", "message": "cni plugin not initialized"}]},
+}
+
+
+@pytest.mark.parametrize(
+    ("probe", "status", "body", "expected"),
+    [
+        (NodeIsReady("cp1"), 200, READY, None),
+        (NodeIsReady("cp1"), 200, NOT_READY, "cni plugin not initialized"),
+        (NodeIsReady("cp1"), 200, {"spec": {}}, "the kubelet has not reported yet"),
+        (NodeIsReady("cp1"), 404, {"message": "not found"}, "the node is not registered yet"),
+        (NodeHasNetwork("cp1"), 200, READY, None),
+        (NodeHasNetwork("cp1"), 200, NOT_READY, "no pod network assigned to the node yet"),
+        (NodeHasNetwork("cp1"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
+    ],
+)
+def test_the_node_object_is_read(
+    monkeypatch: pytest.MonkeyPatch, probe: Probe, status: int, body: Any, expected: str | None
+) -> None:
+    async def ask() -> str | None:
+        async with served(answering(status, body)) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            return await probe(client)
+
+    assert asyncio.run(ask()) == expected
+
+
+def test_an_object_is_applied_by_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str, str, str]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append((request.method, request.path, request.query_string, request.content_type))
+        return web.json_response({}, status=201)
+
+    async def apply() -> None:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            await client.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp1"}})
+
+    asyncio.run(apply())
+    assert seen == [("PATCH", NODE, "fieldManager=basalt&force=true", "application/apply-patch+yaml")]
+
+
+def test_a_refusal_is_told_in_the_servers_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def apply() -> None:
+        async with served(answering(422, {"message": "spec is invalid"})) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            await client.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "cp1"}})
+
+    with pytest.raises(KubeError, match="422: spec is invalid"):
+        asyncio.run(apply())
+
+
+@pytest.mark.parametrize(
+    ("version", "kind", "metadata", "path"),
+    [
+        ("v1", "Service", {"name": "s", "namespace": "n"}, "/api/v1/namespaces/n/services/s"),
+        (
+            "rbac.authorization.k8s.io/v1",
+            "ClusterRole",
+            {"name": "r"},
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/r",
+        ),
+    ],
+)
+def test_the_path_of_an_object(version: str, kind: str, metadata: dict[str, str], path: str) -> None:
+    assert object_path({"apiVersion": version, "kind": kind, "metadata": metadata}) == path
+
+
+def test_files_and_sockets_are_probed(tmp_path: Path) -> None:
+    async def ask(probe: Probe) -> str | None:
+        async with Client() as client:
+            return await probe(client)
+
+    missing = FileProbe(tmp_path / "subnet.env", "no subnet yet")
+    present = FileProbe(tmp_path, "no folder")
+    assert asyncio.run(ask(missing)) == "no subnet yet"
+    assert asyncio.run(ask(All((present, missing)))) == "no subnet yet"
+    assert asyncio.run(ask(All((present,)))) is None
+    assert "does not accept connections" in (asyncio.run(ask(SocketProbe(tmp_path / "x.sock"))) or "")
