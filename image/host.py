@@ -34,8 +34,8 @@ REQUIREMENTS = {
     "/etc/ssl/certs/ca-certificates.crt": "ca-certificates",
     str(KEYRING): "debian-archive-keyring",
 }
-# debootstrap is the one package of other distributions that knows where Debian is.
-DEBOOTSTRAP_SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
+# How a host of another distribution knows where Debian is: Ubuntu has this file from the beginning.
+TEMPLATES = Path("/usr/share/python-apt/templates/Debian.info")
 PROXY_NAMES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 LOG_LINES = 30
 
@@ -159,7 +159,7 @@ def require_packages(requirements: Mapping[str, str] = REQUIREMENTS) -> None:
     """
     wanted = dict(requirements)
     if not _known_mirror():
-        wanted[str(DEBOOTSTRAP_SCRIPT)] = "debootstrap"
+        wanted[str(TEMPLATES)] = "python-apt-common"
     missing = sorted({package for path, package in wanted.items() if not Path(path).exists()})
     if not missing:
         return
@@ -188,7 +188,7 @@ def mirror() -> Mirror:
     found = _known_mirror() or _default_mirror()
     if not found:
         raise BasaltError(
-            "no Debian mirror is known: neither the apt sources of this host nor debootstrap name one",
+            "no Debian mirror is known: neither the apt sources of this host nor python-apt name one",
             "Set BASALT_DEBIAN_MIRROR to the URI of a Debian mirror (the one that ends in /debian).",
         )
     return found
@@ -205,12 +205,15 @@ def _known_mirror() -> Mirror | None:
 
 
 def _default_mirror() -> Mirror | None:
-    if not DEBOOTSTRAP_SCRIPT.is_file():
-        return None
-    found = re.search(
-        r"^\s*default_mirror\s+(https?://\S+?)/?\s*$", DEBOOTSTRAP_SCRIPT.read_text(), re.MULTILINE
-    )
-    return Mirror(found[1], f"{found[1]}-security") if found else None
+    return find_default(TEMPLATES.read_text()) if TEMPLATES.is_file() else None
+
+
+def find_default(text: str) -> Mirror | None:
+    """Find the archive that python-apt's description of Debian names; None where it names none."""
+    uris = re.findall(r"^BaseURI:\s*(https?://\S+?)/*\s*$", text, re.MULTILINE)
+    archive = next((uri for uri in uris if uri.endswith("/debian")), None)
+    security = next((uri for uri in uris if uri.endswith("/debian-security")), f"{archive}-security")
+    return Mirror(archive, security) if archive else None
 
 
 def find_mirror(texts: Iterable[str]) -> Mirror | None:

@@ -285,6 +285,22 @@ def test_the_mirror_is_debians_and_no_others(
     assert (found and found.archive, found and found.security) == (archive, security)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Suite: x\nBaseURI: https://m.example/debian/\n", "https://m.example/debian-security"),
+        (
+            "BaseURI: http://s.example/debian-security/\nBaseURI: https://m.example/debian/\n",
+            "http://s.example/debian-security",
+        ),
+        ("BaseURI: http://archive.example/ubuntu\n", None),
+    ],
+)
+def test_another_distribution_knows_where_debian_is(text: str, expected: str | None) -> None:
+    found = host.find_default(text)
+    assert found == (host.Mirror("https://m.example/debian", expected) if expected else None)
+
+
 def test_a_list_of_mirrors_is_followed(tmp_path: Path) -> None:
     (tmp_path / "debian.list").write_text("# mirrors\nhttps://m.example/debian\n")
     found = host.find_mirror([f"deb mirror+file:{tmp_path}/debian.list trixie main\n"])
