@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,9 @@ class Client:
         with self._request("POST", path, None, body) as response:
             return _parse(response.read().decode())
 
-    def stream(self, path: str, query: Mapping[str, str], timeout: float | None) -> Iterator[bytes]:
+    def stream(
+        self, path: str, query: Mapping[str, str], timeout: float | None
+    ) -> Generator[bytes, None, None]:
         """Give the bytes at a path as they come; timeout: seconds of silence, None for no end."""
         with self._request("GET", path, query, timeout=timeout) as response:
             while piece := response.read1(65536):
@@ -179,6 +181,15 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
         raise BasaltError(
             f"the certificate of {endpoint.name} is not trusted: {error.verify_message}",
             "Give the cluster's CA with --cacert.",
+        ) from None
+    except (ConnectionResetError, ssl.SSLEOFError):
+        # How a client certificate is refused: asyncio closes the connection without the alert that says so.
+        hint = (
+            "Probably the client certificate is refused: one signed by access.client-ca is needed, and valid."
+        )
+        raise Unreachable(
+            f"{endpoint.name} closed the connection without an answer",
+            hint if endpoint.url else "The agent has just been stopped: see `systemctl status basalt`.",
         ) from None
     except ssl.SSLError as error:
         raise _tls_error(endpoint, error) from None
