@@ -22,7 +22,7 @@ const (
 	pollPause = 100 * time.Millisecond
 )
 
-// backend is kine's, with three corrections: errors of writes reach the client, expiry of leases does not end for
+// backend is kine's, with three corrections: results of writes reach the client, expiry of leases does not end for
 // good when its watch does, and the current revision is never behind an acknowledged write.
 type backend struct {
 	server.Backend
@@ -59,33 +59,43 @@ func (b *backend) expire(ctx context.Context) {
 	}
 }
 
-// writeError is where the insert of a request leaves its error.
+// kept is the result of the latest insert of a request. kine's own path for it loses it in two ways:
 //
-// When an insert fails, kine's Create looks whether the key exists, in a scope whose err hides the insert's; if the
-// key does not exist that err is nil, and Create answers that all is well. Update and Delete answer that the condition
-// did not hold. With BUSY an everyday event, that lost most writes. Here the insert's error is kept with the request
-// and takes precedence.
-type writeError struct{ err error }
-
-type writeErrorKey struct{}
-
-func expectWrite(ctx context.Context) (context.Context, *writeError) {
-	kept := &writeError{}
-	return context.WithValue(ctx, writeErrorKey{}, kept), kept
+// When an insert fails, Create looks whether the key exists, in a scope whose err hides the insert's; if the key does
+// not exist that err is nil, and Create answers that all is well. Update and Delete answer that the condition did not
+// hold. With BUSY an everyday event, that lost most writes.
+//
+// When a key that was deleted is created again, the same scope hides the new revision, and Create answers with whatever
+// revision is current by then: often that of another object, upon which the client's next update then fails.
+//
+// So the result is left with the request, and takes precedence.
+type kept struct {
+	revision int64
+	err      error
 }
 
-// remember keeps the result of the request's latest insert: an earlier failed one followed by a good one is no failure.
-func remember(ctx context.Context, err error) {
-	if kept, ok := ctx.Value(writeErrorKey{}).(*writeError); ok {
-		kept.err = err
+type keptKey struct{}
+
+func expectWrite(ctx context.Context) (context.Context, *kept) {
+	result := &kept{}
+	return context.WithValue(ctx, keptKey{}, result), result
+}
+
+// remember leaves the result of an insert with its request; one that failed, followed by a good one, is no failure.
+func remember(ctx context.Context, revision int64, err error) {
+	if result, ok := ctx.Value(keptKey{}).(*kept); ok {
+		*result = kept{revision, err}
 	}
 }
 
 func (b *backend) Create(ctx context.Context, key string, value []byte, lease int64) (int64, error) {
-	ctx, kept := expectWrite(ctx)
+	ctx, result := expectWrite(ctx)
 	revision, err := b.Backend.Create(ctx, key, value, lease)
-	if kept.err != nil {
-		return 0, translate(kept.err)
+	if result.err != nil {
+		return 0, translate(result.err)
+	}
+	if err == nil {
+		revision = result.revision
 	}
 	b.seen(revision)
 	return revision, translate(err)
@@ -94,20 +104,20 @@ func (b *backend) Create(ctx context.Context, key string, value []byte, lease in
 func (b *backend) Update(
 	ctx context.Context, key string, value []byte, previous, lease int64,
 ) (int64, *server.KeyValue, bool, error) {
-	ctx, kept := expectWrite(ctx)
+	ctx, result := expectWrite(ctx)
 	revision, kv, updated, err := b.Backend.Update(ctx, key, value, previous, lease)
-	if kept.err != nil {
-		return 0, nil, false, translate(kept.err)
+	if result.err != nil {
+		return 0, nil, false, translate(result.err)
 	}
 	b.seen(revision)
 	return revision, kv, updated, translate(err)
 }
 
 func (b *backend) Delete(ctx context.Context, key string, previous int64) (int64, *server.KeyValue, bool, error) {
-	ctx, kept := expectWrite(ctx)
+	ctx, result := expectWrite(ctx)
 	revision, kv, deleted, err := b.Backend.Delete(ctx, key, previous)
-	if kept.err != nil {
-		return 0, nil, false, translate(kept.err)
+	if result.err != nil {
+		return 0, nil, false, translate(result.err)
 	}
 	b.seen(revision)
 	return revision, kv, deleted, translate(err)

@@ -91,8 +91,8 @@ func (a *addition) Insert(
 	revision, err := a.writer.Write(ctx, &write{
 		key: key, created: created, deleted: deleted, previous: previous, lease: lease, value: value,
 	})
-	// kine loses this error on its way up (see backend.go), so it is also left with the request.
-	remember(ctx, err)
+	// kine may lose these on their way up (see backend.go), so they are also left with the request.
+	remember(ctx, revision, err)
 	return revision, err
 }
 
