@@ -48,6 +48,18 @@ READY = Status(
 
 BROKEN = Failure("component-failed", "kubelet", "exit code 1", "See `basalt logs kubelet`.")
 
+SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 DEGRADED = replace(
     READY,
     phase=Phase.DEGRADED,
@@ -107,8 +119,9 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = (parent.certificate.subject, parent.key) if parent else (_name(name), key)
         certificate = (
-            _builder(name, issuer[0], key)
+            _builder(name, issuer, key)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(SIGNS, critical=True)
             .sign(issuer[1], hashes.SHA256())
         )
         authority = cls(folder, name, key, certificate)
@@ -129,7 +142,7 @@ class Authority:
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
         names = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
         certificate = (
-            _builder(name, self.certificate.subject, key, days)
+            _builder(name, (self.certificate.subject, self.key), key, days)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self.key, hashes.SHA256())
@@ -145,15 +158,22 @@ def _name(name: str) -> x509.Name:
 
 
 def _builder(
-    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int = 1
+    name: str,
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey],
+    key: ec.EllipticCurvePrivateKey,
+    days: int = 1,
 ) -> x509.CertificateBuilder:
+    """Begin a certificate with all that Python 3.13 wants to see in one."""
     now = datetime.now(UTC)
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer[1].public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(_name(name))
-        .issuer_name(issuer)
+        .issuer_name(issuer[0])
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=10))
         .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(above, critical=False)
     )
