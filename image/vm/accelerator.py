@@ -26,7 +26,7 @@ from .disks import FIRMWARE_CODE
 KVM = Path("/dev/kvm")
 PROBE_SECONDS = 25.0
 STARTED = re.compile(rb"Run /init as init process|systemd\[1\]")
-DIED = re.compile(rb"KVM internal error|Kernel panic|KVM: entry failed|Could not access KVM|failed to initialize")
+DIED = re.compile(rb"KVM internal error|Kernel panic|KVM: entry failed|Could not access KVM")
 
 
 def detect(kernel: Path) -> Accelerator:

@@ -23,7 +23,8 @@ CHUNK = 4 << 20
 def overlay(backing: Path, path: Path, *, size: str | None = None) -> Path:
     """Make a qcow2 disk that begins as the backing file's content, grown to size (such as "12G") if given."""
     kind = "qcow2" if backing.suffix == ".qcow2" else "raw"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", backing.resolve(), path]
+    command: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind]
+    command += ["-b", backing.resolve(), path]
     host.run(with_tools([*command, *([size] if size else [])]), timeout=60)
     return path
 
@@ -37,7 +38,7 @@ def firmware_variables(path: Path) -> Path:
 
 
 def copy_sparse(source: Path, target: Path) -> Path:
-    """Copy a file, holes staying holes, blocks shared where the file system can; an old target is replaced."""
+    """Copy a file, holes staying holes, blocks shared where possible; an old target is replaced."""
     partial = target.with_name(f".{target.name}.partial")
     host.run(["cp", "--reflink=auto", "--sparse=always", source, partial], timeout=600)
     partial.replace(target)
@@ -70,9 +71,8 @@ def digest(path: Path) -> str:
     """Return the SHA-256 of a file; remembered for as long as its size, inode and time stay the same."""
     found = path.stat()
     stamp = [found.st_size, found.st_ino, found.st_mtime_ns]
-    memory = (
-        host.cache() / "vm" / "digests" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
-    )
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    memory = host.cache() / "vm" / "digests" / f"{name}.json"
     if memory.is_file():
         known = json.loads(memory.read_text())
         if known["stamp"] == stamp:

@@ -82,12 +82,13 @@ class Monitor:
         self.execute("migrate", uri=f"file:{path}")
         self._wait_migrated(timeout)
 
-    def restore(self, path: Path, timeout: float = 120) -> None:
-        """Load what save() wrote into a machine that was started with -incoming defer, and run it."""
+    def restore(self, path: Path, timeout: float = 120, *, run: bool = True) -> None:
+        """Load what save() wrote into a machine started with -incoming defer and, with run, go on."""
         self._set_migration()
         self.execute("migrate-incoming", uri=f"file:{path}")
         self._wait_migrated(timeout)
-        self.execute("cont")
+        if run:
+            self.execute("cont")
 
     def _set_migration(self) -> None:
         # mapped-ram gives every page a fixed place in the file: zero pages stay holes, reading is sequential.

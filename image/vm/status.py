@@ -12,7 +12,7 @@ from firstboot.report.status import Status
 
 
 def fetch(port: int, host: str = "127.0.0.1", timeout: float = 15) -> Status | None:
-    """Return the status document, or None while nobody answers; raises BasaltError for a document not understood."""
+    """Return the status document, or None while nobody answers; BasaltError for one not understood."""
     answer = get(port, "/v1/status", host, timeout)
     if answer is None:
         return None

@@ -125,7 +125,7 @@ class Channel:
     ) -> Result:
         """Run shell text or an argument list as root and return how it ended.
 
-        Raises CommandFailed when it takes longer than timeout seconds or, with check, exits with anything but 0.
+        Raises CommandFailed when it takes longer than timeout seconds or, with check, fails.
         """
         shown = command if isinstance(command, str) else shlex.join(command)
         request = {
@@ -148,12 +148,15 @@ class Channel:
             raise CommandFailed(f"exit code {result.code}: {describe(result)}")
         return result
 
-    def wait(self, timeout: float) -> None:
-        """Wait until the other end answers; a request that a restart swallowed is asked again."""
+    def wait(self, timeout: float, condition: str = "true") -> None:
+        """Wait until a shell condition holds in the machine; what a restart swallowed is asked again."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
-            if self._ask({"command": ["true"], "timeout": 10}, min(left, 10)) is not None:
+            answer = self._ask({"command": condition, "timeout": 10}, min(left, 10))
+            if answer is not None and answer["code"] == 0:
                 return
+            if answer is not None:
+                time.sleep(SLICE)
         raise CommandFailed(f"the machine's command channel did not answer within {timeout:g} s")
 
     def _ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:

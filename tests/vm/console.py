@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-ESCAPES = re.compile(rb"\x1b\[[0-9;?=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][0-9A-B]|\x1b[=>78cM]")
+ESCAPES = re.compile(
+    rb"\x1b\[[0-9;?=]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][0-9A-B]|\x1b[=>78cM]"
+)
 
 FORBIDDEN = tuple(
     re.compile(pattern)

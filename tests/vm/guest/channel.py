@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 BLOCK = 65536
 DISCONNECTED_SECONDS = 0.2
@@ -57,7 +58,7 @@ def serve(port: int, line: bytes) -> None:
             data = data[os.write(port, data[:BLOCK]) :]
 
 
-def execute(request: dict) -> tuple:
+def execute(request: dict[str, Any]) -> tuple[int | None, bytes, bytes]:
     """Run the command in a session of its own, so that all of it can be ended when time runs out."""
     command = request["command"]
     try:

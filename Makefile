@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front door: every target is one command of the project's own Python, which can also be called by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help image run stop test check lint versions clean
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+USER_DATA ?=
+PYTEST_ARGS ?=
+# Two virtual machines at once: more would only wait for each other on two cores.
+WORKERS ?= 2
+# The environment is made by the first target that needs it, so it is only looked up inside recipes.
+VENV = $$($(PYTHON) -m image.venv)
+
+help: ## Show this
+	@echo "usage: make TARGET [NAME=VALUE...]"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+image: ## Build the disk image, build/basalt.raw (root)
+	@$(PYTHON) -m image.build
+
+run: image ## Boot it in QEMU and wait until the node is Ready; USER_DATA=FILE for other user-data (root)
+	@$(PYTHON) -m image.run start $(USER_DATA)
+
+stop: ## Shut the machine of `make run` down; its disk stays (root)
+	@$(PYTHON) -m image.run stop
+
+test: image ## Every test: units and linters, the image, virtual machines (root); PYTEST_ARGS='-k NAME' for some
+	@venv=$(VENV) && exec $$venv/bin/pytest tests --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15 $(PYTEST_ARGS)
+
+check: ## Unit tests and linters: seconds, no root, no network
+	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit $(PYTEST_ARGS)
+
+lint: ## Linters and types only
+	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit/test_linters.py
+
+versions: ## Show the version of everything inside
+	@$(PYTHON) -m image.versions
+
+clean: stop ## Remove build/; the caches in $XDG_CACHE_HOME/basalt stay
+	@rm -rf build

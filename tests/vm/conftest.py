@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests on virtual machines.
+
+boot            a function: switch on a new machine; it is gone when the test ends
+ready_machine   a copy of a Ready control plane with dqlite, this test's own to do anything to
+ready_copy      a function: a copy of a Ready machine with any document
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from firstboot.report.status import Phase
+from image.vm import accelerator as detection
+from image.vm.arguments import Accelerator
+from image.vm.place import built_image, kernel
+
+from . import artefacts, ready
+from .documents import CONTROL_PLANE
+from .machine import Machine, Setup
+
+TEST_SECONDS = 900
+"""Time limit of a test that names none of its own."""
+
+HERE = Path(__file__).parent
+
+Boot = Callable[[Setup], Machine]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test here its marker and a time limit."""
+    for item in items:
+        if HERE not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.vm)
+        if config.pluginmanager.hasplugin("timeout") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note whose machines the next ones are."""
+    if HERE in item.path.parents:
+        artefacts.begin(item.nodeid)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Keep what the machines of a failed test have to tell, while they still run."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if report.failed and HERE in item.path.parents:
+        for folder in artefacts.keep_all():
+            report.sections.append(("machine", f"console, journal, status and command: {folder}"))
+    return report  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The built disk image."""
+    return built_image()
+
+
+@pytest.fixture(scope="session")
+def accelerator(image: Path) -> Accelerator:
+    """What machines run on here."""
+    return detection.detect(kernel())
+
+
+@pytest.fixture
+def boot(image: Path, accelerator: Accelerator) -> Iterator[Boot]:
+    """Switch on a machine with a disk of its own."""
+    with ExitStack() as machines:
+        yield lambda setup: machines.enter_context(Machine(setup, image, accelerator=accelerator))
+
+
+@pytest.fixture
+def ready_copy(image: Path, accelerator: Accelerator) -> Iterator[Boot]:
+    """Switch on a copy of a Ready machine; the first with a setup boots and saves it."""
+    with ExitStack() as machines:
+
+        def copy(setup: Setup) -> Machine:
+            saved = ready.ready(setup, image, accelerator)
+            machine = machines.enter_context(ready.clone(saved, setup, image, accelerator))
+            machine.wait_for_phase(Phase.READY, timeout=120)
+            return machine
+
+        yield copy
+
+
+@pytest.fixture
+def ready_machine(ready_copy: Boot) -> Machine:
+    """A copy of a Ready control plane with the defaults."""
+    return ready_copy(Setup(document=CONTROL_PLANE))
