@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 """Keys and list indexes from the top of the file."""
 
-MAX_VALUES = 100_000
+MAX_VALUES = 20_000
 """Most values in a document, with every alias written out."""
 
 MAX_DEPTH = 64
@@ -254,15 +254,17 @@ class Builder:
             TAG + "timestamp": constructor.construct_yaml_timestamp,
         }
 
-    def build(self, node: Node, path: Path) -> Any:
-        """Return the node as dict, list, str, int, float, bool, date or None."""
-        self.places[path] = node.place
+    def build(self, node: Node, path: Path, key: Node | None = None) -> Any:
+        """Return the node, which is the value of the key, as plain data (numbers and dates included)."""
+        # Keys and lists begin on the line after their key, but people look for them at the key.
+        self.places[path] = key.place if key and node.place.text is None else node.place
         if node.place.text is not None:
             return self._scalar(node, path)
         if node.tag == SEQUENCE:
             return [self.build(item, (*path, index)) for index, item in enumerate(node.items)]
         if node.tag == MAPPING:
-            return {key: self.build(value, (*path, key)) for key, value in self._members(node, path).items()}
+            members = self._members(node, path).items()
+            return {name: self.build(value, (*path, name), key) for name, (key, value) in members}
         self._bad_tag(node, path)
         return None
 
@@ -287,17 +289,15 @@ class Builder:
             )
             return text
 
-    def _members(self, node: Node, path: Path) -> dict[str, Node]:
-        """Return the mapping's values by key: its own before those merged into it, earlier merges first."""
-        own: dict[str, Node] = {}
-        lines: dict[str, int] = {}
-        merged: dict[str, Node] = {}
+    def _members(self, node: Node, path: Path) -> dict[str, tuple[Node, Node]]:
+        """Return each name's key and value: own ones before merged ones, earlier merges before later ones."""
+        own: dict[str, tuple[Node, Node]] = {}
+        merged: dict[str, tuple[Node, Node]] = {}
         for key, value in node.pairs():
             name = self._key(key, path) if key.tag != MERGE else None
             if key.tag == MERGE:
                 for source in self._sources(value, path):
-                    for inherited, its_value in self._members(source, path).items():
-                        merged.setdefault(inherited, its_value)
+                    merged = {**self._members(source, path), **merged}
             elif name is None:
                 continue
             elif name in own:
@@ -305,12 +305,12 @@ class Builder:
                     Code.DUPLICATE_KEY,
                     (*path, name),
                     f"{key.place}, column {key.place.column}: the key `{short(name)}` stands here again, "
-                    f"first on line {lines[name]}",
+                    f"first on {own[name][0].place}",
                     "Keep one of the two.",
                 )
             else:
-                own[name], lines[name] = value, key.place.line
-        return {**{name: value for name, value in merged.items() if name not in own}, **own}
+                own[name] = (key, value)
+        return {**merged, **own}
 
     def _sources(self, value: Node, path: Path) -> list[Node]:
         sources = value.items if value.tag == SEQUENCE else [value]
@@ -336,6 +336,7 @@ class Builder:
             kind = TYPE_NAMES.get(key.tag.removeprefix(TAG), "something other than text")
             found = f"YAML reads the key `{short(text)}` as {kind}"
             remedy = f'Write it in quotes: "{short(text)}".'
+        self.places.setdefault((*path, text or "?"), key.place)
         self._fail(Code.KEY_NOT_TEXT, (*path, text or "?"), f"{key.place}: {found}", remedy)
         return None
 
