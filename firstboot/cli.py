@@ -142,11 +142,11 @@ def plan(arguments: argparse.Namespace) -> int:
 
 def validate(arguments: argparse.Namespace) -> int:
     """Check a document where it lies."""
-    from firstboot.validate import check_text, validate_file
+    from firstboot.validate import check_bytes, validate_file
 
     try:
         if arguments.file == "-":
-            check_text(sys.stdin.read(), "standard input")
+            check_bytes(sys.stdin.buffer.read(), "standard input")
         else:
             validate_file(Path(arguments.file))
     except DocumentError as error:

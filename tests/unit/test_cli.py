@@ -160,7 +160,7 @@ def test_validate_needs_no_node(
 ) -> None:
     file = tmp_path / "document.yaml"
     file.write_text(text)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     options = ["--json"] if as_json else []
     assert cli.main(["validate", *options, str(file) if way == "file" else "-"]) == code
     out, err = capsys.readouterr()
