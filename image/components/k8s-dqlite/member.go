@@ -146,18 +146,17 @@ func (m *Member) Dump(ctx context.Context) ([]client.File, error) {
 
 // followLeader closes connections to a leader that no longer is one, as soon as the own node hears of the new one.
 func (m *Member) followLeader(ctx context.Context) {
-	ticker := time.NewTicker(leaderInterval)
-	defer ticker.Stop()
 	known := ""
 	for {
+		// Alone there is nobody else to lead, and an idle node shall be idle.
+		interval := leaderInterval
+		if members, err := m.store.Get(ctx); err == nil && len(members) < 2 {
+			interval = rolesInterval
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-		}
-		// Alone there is nobody else to lead, and an idle node shall be idle.
-		if members, err := m.store.Get(ctx); err == nil && len(members) < 2 {
-			continue
+		case <-time.After(interval):
 		}
 		within, cancel := context.WithTimeout(ctx, attemptTimeout)
 		leader, err := m.Leader(within)

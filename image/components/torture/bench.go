@@ -22,7 +22,7 @@ func benchCommand(ctx context.Context, arguments []string) (any, error) {
 	if err := flags.Parse(arguments); err != nil {
 		return nil, err
 	}
-	run := fmt.Sprintf("%sbench/%08x", prefix, rand.Uint32())
+	run := fmt.Sprintf("%sbench/%08x", target.prefix, rand.Uint32())
 	tally := &tally{started: time.Now()}
 	failures := make(chan error, *writers)
 	var group sync.WaitGroup
@@ -32,7 +32,7 @@ func benchCommand(ctx context.Context, arguments []string) (any, error) {
 			return nil, err
 		}
 		defer client.Close()
-		s := &store{client, target.timeout}
+		s := target.store(client)
 		group.Go(func() {
 			failures <- benchWriter(ctx, s, tally, fmt.Sprintf("%s/%d", run, number), *writes / *writers)
 		})

@@ -30,7 +30,7 @@ type History struct {
 // readHistory replays a watch from a revision up to now, and lists what exists.
 func readHistory(ctx context.Context, s *store, from int64) (History, error) {
 	// A write of one's own marks the end of the history: the watch has told all when it tells this one.
-	end := fmt.Sprintf("%sverified/%016x", prefix, rand.Uint64())
+	end := fmt.Sprintf("%sverified/%016x", s.prefix, rand.Uint64())
 	last, err := s.apply(ctx, end, 0, end)
 	if err != nil {
 		return History{}, err
@@ -59,7 +59,7 @@ func readHistory(ctx context.Context, s *store, from int64) (History, error) {
 func (h *History) watch(ctx context.Context, s *store, last int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	for answer := range s.client.Watch(ctx, prefix, clientv3.WithPrefix(), clientv3.WithRev(h.From)) {
+	for answer := range s.client.Watch(ctx, s.prefix, clientv3.WithPrefix(), clientv3.WithRev(h.From)) {
 		if answer.CompactRevision != 0 {
 			return answer.CompactRevision, nil
 		}
@@ -82,7 +82,7 @@ func (h *History) watch(ctx context.Context, s *store, last int64) (int64, error
 func list(ctx context.Context, s *store) (map[string]state, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	answer, err := s.client.Get(ctx, prefix, clientv3.WithPrefix())
+	answer, err := s.client.Get(ctx, s.prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 type Target struct {
 	endpoint      string
 	cert, key, ca string
+	prefix        string
 	timeout       time.Duration
 }
 
@@ -28,6 +29,7 @@ func targetFlags(flags *flag.FlagSet) *Target {
 	flags.StringVar(&t.cert, "cert", "", "client certificate, PEM")
 	flags.StringVar(&t.key, "key", "", "its key, PEM")
 	flags.StringVar(&t.ca, "cacert", "", "authority of the server's certificate, PEM")
+	flags.StringVar(&t.prefix, "prefix", "/registry/torture/", "folder of all keys; of each journal another one")
 	flags.DurationVar(&t.timeout, "request-timeout", 15*time.Second, "limit of one request")
 	return t
 }
@@ -57,10 +59,13 @@ func (t *Target) connect() (*clientv3.Client, error) {
 	return clientv3.New(config)
 }
 
+func (t *Target) store(client *clientv3.Client) *store { return &store{client, t.timeout, t.prefix} }
+
 // store makes the requests of kube-apiserver.
 type store struct {
 	client  *clientv3.Client
 	timeout time.Duration
+	prefix  string
 }
 
 // state is a key as read: revision 0 when it does not exist.

@@ -48,7 +48,7 @@ func verifyCommand(ctx context.Context, arguments []string) (any, error) {
 		return nil, err
 	}
 	defer client.Close()
-	s := &store{client, target.timeout}
+	s := target.store(client)
 	if err := answers(ctx, s, *wait); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func verifyCommand(ctx context.Context, arguments []string) (any, error) {
 func answers(ctx context.Context, s *store, wait time.Duration) error {
 	deadline := time.Now().Add(wait)
 	for {
-		_, err := s.read(ctx, prefix)
+		_, err := s.read(ctx, s.prefix)
 		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}

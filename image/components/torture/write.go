@@ -13,7 +13,6 @@ import (
 )
 
 const (
-	prefix     = "/registry/torture/"
 	sharedMark = "/shared/"
 	sharedKeys = 4
 	// While the store is down there is no use in asking it more often.
@@ -59,7 +58,7 @@ func writeCommand(ctx context.Context, arguments []string) (any, error) {
 		}
 		defer client.Close()
 		w := &writer{
-			store: store{client, target.timeout}, journal: journal, tally: tally, run: run, number: number,
+			store: *target.store(client), journal: journal, tally: tally, run: run, number: number,
 			own: map[string]int64{},
 		}
 		group.Go(func() { failures <- w.work(ctx) })
@@ -113,14 +112,14 @@ func (w *writer) choose(ctx context.Context) (key string, previous int64, remove
 	dice := rand.IntN(100)
 	switch {
 	case dice < 20:
-		key = fmt.Sprintf("%s%s%d", strings.TrimSuffix(prefix, "/"), sharedMark, rand.IntN(sharedKeys))
+		key = fmt.Sprintf("%s%s%d", strings.TrimSuffix(w.store.prefix, "/"), sharedMark, rand.IntN(sharedKeys))
 		found, err := w.store.read(ctx, key)
 		return key, found.revision, found.revision != 0 && dice < 3, err
 	case dice < 55 && len(w.names) > 0:
 		key = w.names[rand.IntN(len(w.names))]
 		return key, w.own[key], dice < 30, nil
 	}
-	return fmt.Sprintf("%s%s/w%d/%06d", prefix, w.run, w.number, w.count), 0, false, nil
+	return fmt.Sprintf("%s%s/w%d/%06d", w.store.prefix, w.run, w.number, w.count), 0, false, nil
 }
 
 // value is unique, of the sizes objects have, and says who wrote it.
