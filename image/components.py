@@ -226,13 +226,15 @@ def _in_builder(
     cgo: bool = False,
 ) -> list[str]:
     shared = (Bind(_go_cache(), GO_CACHE, writable=True), Bind(host.ca_bundle(), CA_BUNDLE))
-    return trees.in_builder(
+    enter = trees.in_builder(
         argv,
         binds=(*shared, *binds),
         env=go_environment(component, cgo=cgo),
         cwd=cwd or inner_source(component),
         tree=builder,
     )
+    # A build that is ended by a signal takes its compilers with it.
+    return ["setpriv", "--pdeathsig", "KILL", *enter]
 
 
 def inner_source(component: Component) -> str:
@@ -324,19 +326,19 @@ def _describe(component: Component, work: Path, builder: Path, seconds: float) -
 
 
 def parse_modules(text: str) -> list[Module]:
-    """Return the modules that ``go version -m`` prints, each once, sorted; not the main one."""
+    """Return the modules that ``go version -m`` prints, each once, sorted; not our own main ones."""
     found: dict[str, Module] = {}
     last = ""
     for line in text.splitlines():
         match line.strip().split("\t"):
-            case ["dep", path, version, *rest]:
+            case ["mod" | "dep", path, version, *rest]:
                 last = path
                 found[path] = Module(path, version, rest[0] if rest else "")
             case ["=>", path, version, *rest]:
                 found[last] = Module(
                     last, found[last].version, rest[0] if rest else "", f"{path} {version}".strip()
                 )
-    return [found[path] for path in sorted(found)]
+    return [found[path] for path in sorted(found) if not path.startswith("basalt.local/")]
 
 
 def tidy(component: Component) -> None:

@@ -182,9 +182,9 @@ def test_modules_of_programs_are_each_named_once() -> None:
     text = (
         "/basalt/output/x: go1.26.0\n\tpath\texample.org/x\n\tmod\tbasalt.local/x\t(devel)\t\n"
         "\tdep\tk8s.io/api\tv0.0.0\n\t=>\tk8s.io/api\tv0.37.2\th1:api\n"
-        "\tdep\texample.org/flannel\tv1.0.0\n\t=>\t./edited/flannel\t(devel)\t\n"
         "\tdep\texample.org/a\tv1.0.0\th1:a\n\tbuild\t-trimpath=true\n"
-        "/basalt/output/y: go1.26.0\n\tdep\texample.org/a\tv1.0.0\th1:a\n"
+        "/basalt/output/y: go1.26.0\n\tpath\texample.org/flannel\n"
+        "\tmod\texample.org/flannel\tv1.0.0\n\t=>\t./edited/flannel\t(devel)\t\n\tdep\texample.org/a\tv1.0.0\th1:a\n"
     )
     assert components.parse_modules(text) == [
         Module("example.org/a", "v1.0.0", "h1:a"),
