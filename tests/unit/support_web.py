@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -20,6 +22,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from firstboot.api.node import NotYet, PlannedStep
+from firstboot.api.server import ApiServer
+from firstboot.client import Client, Endpoint, UnixConnection
 from firstboot.failure import Failure
 from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
 
@@ -177,3 +181,35 @@ def _builder(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(above, critical=False)
     )
+
+
+@dataclass
+class Served:
+    node: MadeUpNode
+    server: ApiServer
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    socket: Path
+
+    def local(self) -> Client:
+        return Client(Endpoint(socket=self.socket))
+
+    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        """Return HTTP status and body, parsed where it is JSON; no header may tell what serves it."""
+        with closing(UnixConnection(self.socket)) as connection:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            text = response.read().decode()
+            assert "Server" not in response.headers
+            is_json = response.headers["Content-Type"].startswith("application/json")
+            return response.status, json.loads(text) if is_json else text
+
+
+@contextmanager
+def serve(path: Path) -> Iterator[Served]:
+    """Serve the API on a unix socket, for the present user."""
+    node = MadeUpNode()
+    with loop_in_thread() as run:
+        server = ApiServer(node, users=(os.getuid(),))
+        run(server.listen_local(path))
+        yield Served(node, server, run, path)
+        run(server.close())

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import socket
-import ssl
 import stat
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,71 +17,21 @@ import pytest
 
 from firstboot import schema
 from firstboot.api import app, logs
-from firstboot.api.access import Tls
 from firstboot.api.node import PlannedStep
 from firstboot.api.server import ApiServer
-from firstboot.client import Client, Endpoint, UnixConnection, Unreachable
+from firstboot.client import Client, Endpoint
 from firstboot.failure import BasaltError
 from firstboot.report.status import Phase
-from tests.unit.support_web import DEGRADED, READY, Authority, MadeUpNode, loop_in_thread
+from tests.unit.support_web import DEGRADED, READY, MadeUpNode, Served, loop_in_thread, serve
 
 UNITS = Path(__file__).parents[2] / "overlays/usr/lib/systemd/system"
 DESCRIPTION: dict[str, Any] = json.loads(app.description())
 
 
-@dataclass
-class Served:
-    node: MadeUpNode
-    server: ApiServer
-    run: Callable[[Coroutine[Any, Any, Any]], Any]
-    socket: Path
-
-    def local(self) -> Client:
-        return Client(Endpoint(socket=self.socket))
-
-    def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        """Return HTTP status and body, parsed where it is JSON; no header may tell what serves it."""
-        with closing(UnixConnection(self.socket)) as connection:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            text = response.read().decode()
-            assert "Server" not in response.headers
-            is_json = response.headers["Content-Type"].startswith("application/json")
-            return response.status, json.loads(text) if is_json else text
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    node = MadeUpNode()
-    with loop_in_thread() as run:
-        server = ApiServer(node, users=(os.getuid(),))
-        run(server.listen_local(tmp_path / "api.sock"))
-        yield Served(node, server, run, tmp_path / "api.sock")
-        run(server.close())
-
-
-@pytest.fixture(scope="module")
-def authorities(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Authority]:
-    folder = tmp_path_factory.mktemp("pki")
-    root = Authority.make(folder, "company")
-    return {
-        "cluster": Authority.make(folder, "cluster"),
-        "admin": Authority.make(folder, "admin"),
-        "other": Authority.make(folder, "other"),
-        "company": root,
-        "team": Authority.make(folder, "team", root),
-    }
-
-
-@pytest.fixture
-def tls(authorities: dict[str, Authority]) -> Tls:
-    return Tls(*authorities["cluster"].issue("node", server=True), (authorities["admin"].pem,))
-
-
-def remote(served: Served, authorities: dict[str, Authority], name: str, days: int = 1) -> Client:
-    certificate, key = authorities[name].issue("client", days=days)
-    url = f"https://127.0.0.1:{served.server.port}"
-    return Client(Endpoint(url, certificate, key, authorities["cluster"].file))
+    with serve(tmp_path / "api.sock") as served:
+        yield served
 
 
 def resolve(described: Any) -> Any:
@@ -263,113 +209,6 @@ def test_a_socket_left_behind_is_replaced(tmp_path: Path) -> None:
         run(server.listen_local(path))
         assert Client(Endpoint(socket=path)).get_json("/v1/status") == READY.to_dict()
         run(server.close())
-
-
-def test_tls_lets_in_who_has_the_right_certificate(
-    served: Served, tls: Tls, authorities: dict[str, Authority]
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    assert remote(served, authorities, "admin").get_json("/v1/status") == READY.to_dict()
-
-
-@pytest.mark.parametrize(("name", "days"), [("other", 1), ("cluster", 1), ("admin", -5)])
-def test_tls_refuses_others(
-    served: Served, tls: Tls, authorities: dict[str, Authority], name: str, days: int
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    with pytest.raises(Unreachable, match="closed the connection without an answer") as raised:
-        remote(served, authorities, name, days).get_json("/v1/status")
-    assert "access.client-ca" in raised.value.hint
-
-
-def test_tls_refuses_clients_without_a_certificate(
-    served: Served, tls: Tls, authorities: dict[str, Authority]
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    context = ssl.create_default_context(cafile=str(authorities["cluster"].file))
-    with closing(http.client.HTTPSConnection("127.0.0.1", served.server.port, context=context)) as connection:
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            connection.request("GET", "/v1/status")
-            connection.getresponse()
-
-
-def test_tls_refuses_old_protocols(served: Served, tls: Tls, authorities: dict[str, Authority]) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    context = ssl.create_default_context(cafile=str(authorities["cluster"].file))
-    context.load_cert_chain(*authorities["admin"].issue("client"))
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with socket.create_connection(("127.0.0.1", served.server.port or 0), 10) as sock:
-        with pytest.raises(ssl.SSLError):
-            context.wrap_socket(sock, server_hostname="127.0.0.1")
-
-
-def test_a_server_certificate_does_not_administer(
-    served: Served, tls: Tls, authorities: dict[str, Authority]
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    certificate, key = authorities["admin"].issue("web", server=True)
-    url = f"https://127.0.0.1:{served.server.port}"
-    with pytest.raises(Unreachable, match="closed the connection without an answer"):
-        Client(Endpoint(url, certificate, key, authorities["cluster"].file)).get_json("/v1/status")
-
-
-def test_an_intermediate_authority_is_enough(
-    served: Served, tls: Tls, authorities: dict[str, Authority]
-) -> None:
-    served.run(served.server.listen_tls(replace(tls, client_cas=(authorities["team"].pem,)), "127.0.0.1:0"))
-    assert remote(served, authorities, "team").get_json("/v1/version")["api"] == "v1"
-    with pytest.raises(Unreachable, match="closed the connection"):
-        remote(served, authorities, "company").get_json("/v1/version")
-
-
-def test_new_authorities_count_at_once_and_close_old_connections(
-    served: Served, tls: Tls, authorities: dict[str, Authority]
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    port = served.server.port
-    context = ssl.create_default_context(cafile=str(authorities["cluster"].file))
-    context.load_cert_chain(*authorities["admin"].issue("client"))
-    with closing(http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=10)) as old:
-        old.request("GET", "/v1/version")
-        old.getresponse().read()
-        served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-        old.request("GET", "/v1/version")
-        assert old.getresponse().read(), "nothing changed, so the connection stays"
-        served.run(
-            served.server.listen_tls(replace(tls, client_cas=(authorities["other"].pem,)), "127.0.0.1:0")
-        )
-        assert served.server.port == port
-        assert old.sock.recv(1) == b""
-    assert remote(served, authorities, "other").get_json("/v1/version")["api"] == "v1"
-    with pytest.raises(Unreachable, match="closed the connection"):
-        remote(served, authorities, "admin").get_json("/v1/version")
-
-
-@pytest.mark.parametrize(
-    "pem", ["", "no PEM", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
-)
-def test_bad_authorities_change_nothing(
-    served: Served, tls: Tls, authorities: dict[str, Authority], pem: str
-) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    with pytest.raises(BasaltError, match="client CA cannot be used"):
-        served.run(served.server.listen_tls(replace(tls, client_cas=(pem,)), "127.0.0.1:0"))
-    assert remote(served, authorities, "admin").get_json("/v1/version")["api"] == "v1"
-
-
-def test_missing_certificates_are_named(served: Served, tls: Tls, tmp_path: Path) -> None:
-    with pytest.raises(BasaltError, match=f"{tmp_path}/none.key cannot be read: No such file"):
-        served.run(served.server.listen_tls(replace(tls, key=tmp_path / "none.key"), "127.0.0.1:0"))
-
-
-def test_closed_is_closed(served: Served, tls: Tls, authorities: dict[str, Authority]) -> None:
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    client = remote(served, authorities, "admin")
-    served.run(served.server.close_tls())
-    with pytest.raises(BasaltError, match="Connection refused"):
-        client.get_json("/v1/version")
-    served.run(served.server.listen_tls(tls, "127.0.0.1:0"))
-    assert remote(served, authorities, "admin").get_json("/v1/version")["api"] == "v1"
 
 
 @pytest.mark.parametrize("units", logs.UNITS.values())
