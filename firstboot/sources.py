@@ -28,9 +28,13 @@ from firstboot.strictyaml import short
 FILE = "etc/basalt/config.yaml"
 CREDENTIAL = "basalt.config"
 USER_DATA = "var/lib/cloud/instance/user-data.txt"
+UNPACKED = "var/lib/cloud/instance/user-data.txt.i"
 COMBINED = "run/cloud-init/combined-cloud-config.json"
 STATUS = "run/cloud-init/status.json"
 CACHE = "var/lib/basalt/document.json"
+
+PATIENCE = 300
+"""Seconds that a stage of cloud-init may take; the slowest datasource asks its network for two minutes."""
 
 MAX_COMBINED_BYTES = 16 * 1024 * 1024
 
@@ -38,7 +42,8 @@ MAX_COMBINED_BYTES = 16 * 1024 * 1024
 HAS_KEY = re.compile(rb"""(?m)^(?:\{\s*)?["']?basalt["']?\s*:""")
 
 NO_DATASOURCE = "No instance datasource found."
-"""How cloud-init 25.1 puts it."""
+NOT_CONSUMED = "Consuming user data failed!"
+"""How cloud-init 25.1 puts that there is no cloud, and that it wrote the user-data but did not get through."""
 
 LEVELS = ("CRITICAL", "ERROR", "WARNING")
 
@@ -173,32 +178,70 @@ def _look(path: Path, origin: str) -> Found | Absent | None:
 
 
 def _cloud_init(root: Path) -> Found | Waiting | Absent:
-    """Return what cloud-init of this boot has.
-
-    Its user-data of an earlier boot stays in /var; that this boot's is there shows in /run, where the merged
-    configuration appears right after it.
-    """
+    """Return what cloud-init of this boot has."""
     disabled = _disabled(root)
     if disabled:
         return _nothing(f"cloud-init is switched off: {disabled}")
-    state = _json(root / STATUS)
-    stages = state.get("v1", {})
-    ended = _ended(stages, "init")
-    if not (root / COMBINED).exists() and not ended:
-        return Waiting(
-            "cloud-init has not read the user-data yet" if stages else "cloud-init has not started yet"
-        )
-    return _user_data(root, stages)
-
-
-def _user_data(root: Path, stages: Mapping[str, Any]) -> Found | Absent:
-    raw = _look(root / USER_DATA, "cloud-init user-data") if (root / COMBINED).exists() else None
+    stages = _json(root / STATUS).get("v1")
+    stages = stages if isinstance(stages, dict) else {}
+    merged, ended = (root / COMBINED).exists(), _ended(stages, "init")
+    written = merged or NOT_CONSUMED in _errors(stages)[0] or _just_written(root)
+    raw = _look(root / USER_DATA, "cloud-init user-data") if written else None
     if isinstance(raw, Absent):
         return raw
+    if raw is not None and _is_document(raw):
+        return raw
+    return _merged(root, stages, raw) if merged or ended else _not_yet(root, stages)
+
+
+def _just_written(root: Path) -> bool:
+    """Whether the user-data is whole and of this boot although cloud-init is still busy with it.
+
+    It lies where the last boot's lay, so only times tell: a stage begins by writing its status, then writes
+    the user-data, then what it has unpacked from it. Not to wait for the rest saves seconds, and answers
+    user-data that cloud-init chokes on, such as an alias bomb.
+    """
+    try:
+        begun, raw, unpacked = ((root / name).stat().st_mtime_ns for name in (STATUS, USER_DATA, UNPACKED))
+    except OSError:
+        return False
+    return begun <= raw <= unpacked
+
+
+def _is_document(raw: Found) -> bool:
+    content = raw.content or b""
+    return Format.of(content) is Format.DOCUMENT and HAS_KEY.search(content) is not None
+
+
+def _not_yet(root: Path, stages: Mapping[str, Any]) -> Waiting | Absent:
+    """Return what is waited for, or that it has taken too long."""
+    starts = (stage.get("start") for stage in stages.values() if isinstance(stage, dict))
+    begun = max((start for start in starts if isinstance(start, int | float)), default=0.0)
+    what = "cloud-init has not read the user-data yet" if begun else "cloud-init has not started yet"
+    if _uptime(root) - begun < PATIENCE:
+        return Waiting(what)
+    return Absent(
+        Failure(
+            Code.CLOUD_INIT_FAILED,
+            "cloud-init user-data",
+            f"{what}, after more than {PATIENCE // 60} minutes",
+            f"`systemctl status cloud-init-main` says why. {WAYS}",
+        )
+    )
+
+
+def _uptime(root: Path) -> float:
+    """Return seconds since the kernel started, the clock of cloud-init's status."""
+    try:
+        return float((root / "proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+def _merged(root: Path, stages: Mapping[str, Any], raw: Found | None) -> Found | Absent:
+    """Return what cloud-init made of all it was given, or why that holds no document."""
     content = raw.content if raw and raw.content else b""
     kind = Format.of(content)
-    if raw is not None and kind is Format.DOCUMENT and HAS_KEY.search(content):
-        return raw
     merged = _json(root / COMBINED)
     if KEY in merged:
         return Found("cloud-init's merged configuration", data=merged[KEY])

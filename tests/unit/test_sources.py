@@ -121,11 +121,50 @@ def test_nothing_before_cloud_init_of_this_boot(machine: Machine) -> None:
     assert machine.found().content == CLOUD.encode()
 
 
+def touch(machine: Machine, **seconds: int) -> None:
+    for attribute, when in seconds.items():
+        os.utime(machine.root / getattr(sources, attribute), (when, when))
+
+
+def test_user_data_is_taken_as_soon_as_it_is_whole(machine: Machine) -> None:
+    machine.cloud_init(CLOUD, finished=("init-local",))
+    machine.write(sources.UNPACKED, "")
+    # Left by the boot before, and this boot's stage has only begun.
+    touch(machine, USER_DATA=10, UNPACKED=11, STATUS=20)
+    assert machine.waiting()
+    # Being written.
+    touch(machine, USER_DATA=21)
+    assert machine.waiting()
+    touch(machine, UNPACKED=22)
+    assert machine.found().content == CLOUD.encode()
+    # What cloud-init must unpack takes until it has.
+    machine.write(sources.USER_DATA, "## template: jinja\n" + CLOUD)
+    touch(machine, USER_DATA=21)
+    assert machine.waiting()
+
+
+@pytest.mark.parametrize(
+    ("uptime", "started", "waits"),
+    [(299, 0.0, True), (301, 0.0, False), (400, 101.0, True), (402, 101.0, False)],
+)
+def test_patience_ends(machine: Machine, uptime: int, started: float, waits: bool) -> None:
+    if started:
+        machine.cloud_init(finished=("init-local",), start=started)
+    machine.write("proc/uptime", f"{uptime}.25 100.0\n")
+    if waits:
+        assert machine.waiting()
+    else:
+        code, text = machine.absent()
+        assert code == Code.CLOUD_INIT_FAILED
+        assert ("not read" if started else "not started") in text and "5 minutes" in text
+
+
 def test_a_status_that_is_being_written_is_waited_for(machine: Machine) -> None:
     machine.write(sources.STATUS, '{"v1": {')
     assert machine.waiting()
-    machine.write(sources.STATUS, "[]")
-    assert machine.waiting()
+    for text in ("[]", '{"v1": []}'):
+        machine.write(sources.STATUS, text)
+        assert machine.waiting()
 
 
 @pytest.mark.parametrize(
@@ -178,6 +217,7 @@ USER_DATA: list[tuple[str, str | bytes | None, dict[str, Any] | None, dict[str, 
         (Code.NO_USER_DATA, "neither a cloud nor a seed"),
     ),
     ("stale", CLOUD, None, {"errors": ["No instance datasource found."]}, (Code.NO_USER_DATA, "seed")),
+    ("choked", CLOUD, None, {"errors": ["Consuming user data failed!"]}, CLOUD),
     ("crash", None, None, {"errors": ["disk\nfull"]}, (Code.CLOUD_INIT_FAILED, "disk")),
     (
         "unreadable part",
