@@ -13,6 +13,9 @@ from pathlib import Path
 CHANNEL_PORT = "basalt.test"
 """Name of the virtio-serial port that carries the tests' commands."""
 
+JOURNAL_PORT = "basalt.journal"
+"""Name of the port whose input is a file on the host: what is written there outlives any power cut."""
+
 FW_CFG_PREFIX = "opt/io.systemd.credentials/"
 FW_CFG_NAME_LIMIT = 55
 """QEMU refuses longer names of firmware configuration files."""
@@ -150,6 +153,7 @@ class Hardware:
     console:    file that takes what the serial console prints
     monitor:    unix socket for QMP
     channel:    unix socket for the tests' commands, if there is one
+    journal:    file that takes what the guest writes to the journal port, if there is one
     wait:       do not start: the state comes by QMP migrate-incoming
     """
 
@@ -165,6 +169,7 @@ class Hardware:
     networks: tuple[Network, ...] = field(default_factory=lambda: (UserNetwork(),))
     credentials: tuple[Credential, ...] = ()
     channel: Path | None = None
+    journal: Path | None = None
     wait: bool = False
 
 
@@ -186,7 +191,7 @@ def qemu_arguments(hardware: Hardware) -> list[str]:
         *firmware_arguments(hardware.firmware),
         *disk_arguments(hardware.disk, hardware.extra),
         *network_arguments(hardware.name, hardware.networks),
-        *serial_arguments(hardware.console, hardware.channel),
+        *serial_arguments(hardware.console, hardware.channel, hardware.journal),
         *monitor_arguments(hardware.monitor),
         *(argument for credential in hardware.credentials for argument in credential.arguments),
         *(("-incoming", "defer") if hardware.wait else ()),
@@ -242,17 +247,23 @@ def network_arguments(machine: str, networks: Sequence[Network]) -> list[str]:
     return arguments
 
 
-def serial_arguments(console: Path, channel: Path | None) -> list[str]:
-    """The serial console into a file, and the named port that no getty claims."""
+def serial_arguments(console: Path, channel: Path | None, journal: Path | None) -> list[str]:
+    """The serial console into a file, and the named ports that no getty claims."""
     arguments = [
         *("-chardev", f"file,id=console,append=on,path={escape(str(console))}"),
         *("-serial", "chardev:console"),
     ]
+    if channel or journal:
+        arguments += ["-device", "virtio-serial-pci"]
     if channel:
         arguments += [
-            *("-device", "virtio-serial-pci"),
             *("-chardev", f"socket,id=channel,server=on,wait=off,path={escape(str(channel))}"),
             *("-device", f"virtserialport,chardev=channel,name={CHANNEL_PORT}"),
+        ]
+    if journal:
+        arguments += [
+            *("-chardev", f"file,id=journal,append=on,path={escape(str(journal))}"),
+            *("-device", f"virtserialport,chardev=journal,name={JOURNAL_PORT}"),
         ]
     return arguments
 

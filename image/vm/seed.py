@@ -35,12 +35,12 @@ class Instance:
 
 def user_data(document: Document) -> str:
     """Return the document as #cloud-config user-data; JSON is YAML that nobody can read in two ways."""
-    return f"#cloud-config\n{json.dumps({'basalt': document}, indent=2)}\n"
+    return f"#cloud-config\n{document_text(document)}"
 
 
 def document_text(document: Document) -> str:
     """Return the document as it stands in a file or a credential."""
-    return f"{json.dumps(document, indent=2)}\n"
+    return f"{json.dumps({'basalt': document}, indent=2)}\n"
 
 
 def document_credential(document: Document, carrier: Carrier = Carrier.SMBIOS) -> Credential:

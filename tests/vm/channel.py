@@ -22,7 +22,7 @@ from image.vm.arguments import CHANNEL_PORT, Credential
 
 GUEST_PROGRAM = Path(__file__).parent / "guest" / "channel.py"
 UNIT = "basalt-test-channel.service"
-PROGRAM = "basalt.test-channel"
+PROGRAM = "test.channel"
 DEVICE = f"dev-virtio\\x2dports-{CHANNEL_PORT}.device"
 
 SERVICE = f"""\

@@ -31,6 +31,7 @@ from image.vm.status import fetch
 from . import artefacts
 from .channel import Channel, Result, credentials
 from .console import Console
+from .drives import Drive
 
 STATUS_PORT, REST_PORT, KUBERNETES_PORT = 9180, 6400, 6443
 FORWARDS = tuple(Forward(port) for port in (STATUS_PORT, REST_PORT, KUBERNETES_PORT))
@@ -52,7 +53,7 @@ class Setup:
 
     document:    given as NoCloud user-data; None: no document that way
     credentials: besides those of the tests' channel
-    extra:       read-only disks; a function gets the folder to make its disk in
+    extra:       read-only disks
     memory:      MiB
     disk:        size the system disk is grown to
     allowed:     console patterns this test expects although they are forbidden
@@ -61,7 +62,7 @@ class Setup:
     name: str = "node-1"
     document: seed.Document | None = None
     credentials: tuple[Credential, ...] = ()
-    extra: tuple[Callable[[Path], Path], ...] = ()
+    extra: tuple[Drive, ...] = ()
     networks: tuple[Network, ...] = (CLOSED,)
     memory: int = 3072
     cpus: int = 2
@@ -71,7 +72,7 @@ class Setup:
     def fingerprint(self) -> str:
         """Text that is the same for setups whose saved machines can stand in for each other."""
         plain = (self.name, json.dumps(self.document, sort_keys=True), self.memory, self.cpus, self.disk)
-        return repr((*plain, self.networks, self.credentials, [make.__qualname__ for make in self.extra]))
+        return repr((*plain, self.networks, self.credentials, self.extra))
 
 
 class MachineFailed(BasaltError):
@@ -142,10 +143,10 @@ class Machine:
         artefacts.remember(self)
 
     def _new_parts(self, folder: Path) -> Parts:
-        extra = [make(folder) for make in self.setup.extra]
+        extra = [drive.make(folder, f"extra{index}") for index, drive in enumerate(self.setup.extra)]
         if self.setup.document is not None:
             text = seed.user_data(self.setup.document)
-            extra.append(seed.nocloud_iso(folder / "seed.iso", text, seed.Instance.named(self.setup.name)))
+            extra.append(seed.nocloud_iso(folder / "seed", text, seed.Instance.named(self.setup.name)))
         return Parts(
             disks.overlay(self.image, folder / "disk.qcow2", size=self.setup.disk),
             disks.firmware_variables(folder / "variables.qcow2"),
@@ -162,6 +163,7 @@ class Machine:
             console=self.console.path,
             monitor=self._sockets / "monitor",
             channel=self._sockets / "channel",
+            journal=self.folder / "journal",
             accelerator=self.accelerator,
             memory=self.setup.memory,
             cpus=self.setup.cpus,
@@ -249,7 +251,7 @@ class Machine:
         if offence := self.console.offence():
             raise MachineFailed(f"{self.setup.name}: the console says: {offence}\n{self.report()}")
 
-    def wait_until(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
+    def wait_until(self, what: str, condition: Callable[[], object], timeout: float) -> None:
         """Look once a second whether a condition holds; fail at once if the machine does."""
         end = time.monotonic() + timeout
         while True:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an image and a document to a Ready node, in a network that is closed to the outside."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from firstboot.report.status import Phase, State
+from image.vm.status import get
+
+from . import drives, pods
+from .conftest import Boot
+from .documents import control_plane
+from .machine import STATUS_PORT, Machine, Setup
+
+OURS = (
+    "basalt",
+    "containerd",
+    "coredns",
+    "etcd",
+    "flanneld",
+    "k8s-dqlite",
+    "kube-",
+    "kubelet",
+    "cloud-",
+)
+"""Beginnings of the names of units that this project answers for."""
+
+
+@pytest.fixture(params=["dqlite", "etcd"])
+def machine(request: pytest.FixtureRequest, ready_copy: Boot) -> Machine:
+    """A Ready control plane with each datastore, with the disk of test data."""
+    return ready_copy(Setup(document=control_plane(request.param), extra=(drives.test_data(),)))
+
+
+@pytest.mark.timeout(1500)
+def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(machine: Machine) -> None:
+    assert machine.get("pods", "-A")["items"] == []
+    drives.import_pod_image(machine)
+    pods.start(machine)
+    for name in ("kubernetes.default.svc.cluster.local", "kubernetes.default", "kubernetes"):
+        assert pods.ask(machine, "dns", name)["addresses"] == ["10.152.183.1"]
+    answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
+    assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
+    logs = machine.kubectl("logs", "probe").stdout
+    assert "8080" in logs
+    address = machine.get("pod", "probe")["status"]["podIP"]
+    fetched = machine.run(
+        f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{address}:8080/hostname').read())\""
+    )
+    assert "probe" in fetched.stdout
+
+
+def test_clean_boot(machine: Machine) -> None:
+    assert machine.failed_units() == []
+    assert machine.run("systemctl is-system-running", check=False).stdout.strip() == "running"
+    lines = machine.run("journalctl -b -p warning -o json --no-pager").stdout.splitlines()
+    warnings = [
+        f"{entry.get('UNIT') or entry.get('_SYSTEMD_UNIT')}: {entry.get('MESSAGE')}"
+        for entry in map(json.loads, lines)
+        if str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT", "")).startswith(OURS)
+    ]
+    assert warnings == []
+    assert machine.run("cloud-init status --long", check=False).code == 0
+
+
+def test_status_tells_the_same_over_every_door(machine: Machine) -> None:
+    status = machine.status()
+    assert status and status.phase is Phase.READY and not status.failures
+    assert all(part.state in (State.HEALTHY, State.OFF) for part in status.components.values())
+    assert status.features["dns"].state is State.HEALTHY
+    assert status.features["network"].state is State.HEALTHY
+    port = machine.port(STATUS_PORT)
+    codes = {path: (get(port, path) or (0, b""))[0] for path in ("/", "/healthz", "/readyz", "/metrics")}
+    assert codes == {"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200}
+    told = json.loads(machine.run("basalt status --json").stdout)
+    assert (told["phase"], told["node"]) == ("ready", status.to_dict()["node"])
+    [node] = machine.get("nodes")["items"]
+    assert node["metadata"]["name"] == status.node.name == "node-1"
+
+
+def test_nobody_can_log_in(machine: Machine) -> None:
+    shadow = machine.run("getent shadow").stdout.splitlines()
+    assert all(line.split(":")[1].startswith(("!", "*")) for line in shadow)
+    assert machine.run("systemctl list-units --plain --no-legend '*getty*' 'ssh*'").stdout == ""
+    assert machine.run("touch /usr/x", check=False).code != 0

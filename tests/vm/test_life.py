@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node goes through after it was Ready once: restarts, kills, loss of power."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from firstboot.report.status import Phase
+from image.vm.seed import user_data
+
+from . import drives, pods
+from .conftest import Boot
+from .documents import control_plane
+from .machine import READY_SECONDS, Machine, Setup
+
+RECOVERY_SECONDS = 240.0
+"""From a killed service to Ready, everything that depends on it included."""
+
+SERVICES = {
+    "dqlite": (
+        "basalt",
+        "containerd",
+        "coredns",
+        "flanneld",
+        "k8s-dqlite",
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-proxy",
+        "kube-scheduler",
+        "kubelet",
+    ),
+    "etcd": ("etcd", "kube-apiserver"),
+}
+
+
+def with_pod(machine: Machine) -> Machine:
+    """Give a Ready machine a pod and an object, whose survival the tests look at."""
+    drives.import_pod_image(machine)
+    pods.start(machine)
+    machine.kubectl("create", "configmap", "kept", "--from-literal=word=acknowledged")
+    return machine
+
+
+def check_kept(machine: Machine) -> None:
+    """Prove that nothing acknowledged was lost and that the pod works."""
+    assert machine.get("configmap", "kept")["data"] == {"word": "acknowledged"}
+    pods.wait_ready(machine)
+    assert pods.ask(machine, "dns", "kubernetes.default.svc.cluster.local")["addresses"] == ["10.152.183.1"]
+
+
+@pytest.fixture
+def machine(ready_copy: Boot) -> Machine:
+    """A Ready control plane with a pod."""
+    return with_pod(ready_copy(Setup(document=control_plane("dqlite"), extra=(drives.test_data(),))))
+
+
+def test_reboot(machine: Machine) -> None:
+    uid = pods.sandboxes(machine)
+    machine.reboot()
+    machine.wait_for_phase(Phase.READY)
+    check_kept(machine)
+    assert pods.sandboxes(machine) == uid
+    assert machine.failed_units() == []
+
+
+def test_power_cut_of_a_ready_node(machine: Machine) -> None:
+    machine.power_cut()
+    machine.start()
+    machine.wait_for_boot()
+    machine.wait_for_phase(Phase.READY)
+    check_kept(machine)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("datastore", SERVICES)
+def test_every_service_comes_back_after_kill_9(ready_copy: Boot, datastore: str) -> None:
+    machine = with_pod(ready_copy(Setup(document=control_plane(datastore), extra=(drives.test_data(),))))
+    for service in SERVICES[datastore]:
+        kill(machine, service)
+        machine.wait_until(
+            f"{service} is active again",
+            partial(main_process, machine, service),
+            RECOVERY_SECONDS,
+        )
+        machine.wait_for_phase(Phase.READY, timeout=RECOVERY_SECONDS, failed_units=True)
+        assert machine.get("configmap", "kept")["data"] == {"word": "acknowledged"}, service
+    check_kept(machine)
+    assert machine.failed_units() == []
+
+
+def main_process(machine: Machine, service: str) -> int:
+    """Return the main process of an active service, 0 for one that is not."""
+    shown = machine.run(["systemctl", "show", "-p", "ActiveState", "-p", "MainPID", f"{service}.service"])
+    facts = dict(line.split("=", 1) for line in shown.stdout.splitlines())
+    return int(facts["MainPID"]) if facts["ActiveState"] == "active" else 0
+
+
+def kill(machine: Machine, service: str) -> None:
+    """Kill the main process and wait until the kernel has let go of it."""
+    process = main_process(machine, service)
+    assert process, f"{service} is not active"
+    machine.run(f"kill -9 {process}")
+    machine.wait_until(f"{service} was killed", lambda: main_process(machine, service) != process, 30)
+
+
+MOMENTS = {
+    "the agent answers": "test -S /run/basalt/api.sock",
+    "the first key is there": "ls /etc/kubernetes/pki/*.key",
+    "the datastore runs": "systemctl is-active -q k8s-dqlite.service || systemctl is-active -q etcd.service",
+    "the apiserver answers": "kubectl --kubeconfig=/etc/kubernetes/admin.kubeconfig get --raw /livez",
+}
+"""When to cut the power during the first boot: what is so for the first time, as a shell condition."""
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("datastore", ["dqlite", "etcd"])
+def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
+    machine = boot(Setup(document=control_plane(datastore)))
+    for moment, condition in MOMENTS.items():
+        machine.wait_for_boot()
+        machine.wait_until(moment, partial(holds, machine, condition), READY_SECONDS)
+        machine.power_cut()
+        machine.start()
+    machine.wait_for_boot()
+    machine.wait_for_phase(Phase.READY)
+    assert machine.failed_units() == []
+    [node] = machine.get("nodes")["items"]
+    assert node["metadata"]["name"] == "node-1"
+
+
+def holds(machine: Machine, condition: str) -> bool:
+    """Whether a shell condition holds inside the machine."""
+    return machine.run(condition, check=False).ok
+
+
+def test_shutdown_is_quick_and_in_order(ready_machine: Machine) -> None:
+    ready_machine.shutdown(timeout=90)
+
+
+def test_a_node_without_a_way_out(boot: Boot) -> None:
+    """An address and nothing else: no default route, no name server, no DHCP."""
+    network = {
+        "version": 2,
+        "ethernets": {"lan": {"match": {"name": "e*"}, "addresses": ["10.0.2.15/24"], "dhcp4": False}},
+    }
+    text = user_data(control_plane())
+    machine = boot(Setup(extra=(drives.NoCloud(text, network=json.dumps(network)),)))
+    machine.wait_for_phase(Phase.READY)
+    assert "default" not in machine.run("ip route show").stdout
+    assert machine.failed_units() == []
