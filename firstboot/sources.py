@@ -43,7 +43,7 @@ HAS_KEY = re.compile(rb"""(?m)^(?:\{\s*)?["']?basalt["']?\s*:""")
 
 NO_DATASOURCE = "No instance datasource found."
 NOT_CONSUMED = "Consuming user data failed!"
-"""How cloud-init 25.1 puts that there is no cloud, and that it wrote the user-data but did not get through."""
+"""How cloud-init 25.1 puts that there is no cloud, and that it did not get through the user-data."""
 
 LEVELS = ("CRITICAL", "ERROR", "WARNING")
 
