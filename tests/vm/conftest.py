@@ -2,8 +2,11 @@
 """Fixtures for tests on virtual machines.
 
 boot            a function: switch on a new machine; it is gone when the test ends
-ready_machine   a copy of a Ready control plane with dqlite, this test's own to do anything to
-ready_copy      a function: a copy of a Ready machine with any document
+ready_machine   a copy of the Ready control plane with dqlite, this test's own to do anything to
+ready_each      the same for every datastore in turn
+ready_copy      a function: the same for the datastore it is given
+
+What a Ready machine has in it is written in states.py.
 """
 
 from __future__ import annotations
@@ -19,16 +22,19 @@ from image.vm import accelerator as detection
 from image.vm.arguments import Accelerator
 from image.vm.place import built_image, kernel
 
-from . import artefacts, ready
-from .documents import CONTROL_PLANE
+from . import artefacts, ready, states
 from .machine import Machine, Setup
 
-TEST_SECONDS = 900
+TEST_SECONDS = 1200
 """Time limit of a test that names none of its own."""
 
 HERE = Path(__file__).parent
 
+RESTORED_SECONDS = 120.0
+"""Until a copy of a Ready machine says that it is Ready."""
+
 Boot = Callable[[Setup], Machine]
+ReadyCopy = Callable[[str], Machine]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -78,20 +84,27 @@ def boot(image: Path, accelerator: Accelerator) -> Iterator[Boot]:
 
 
 @pytest.fixture
-def ready_copy(image: Path, accelerator: Accelerator) -> Iterator[Boot]:
-    """Switch on a copy of a Ready machine; the first with a setup boots and saves it."""
+def ready_copy(image: Path, accelerator: Accelerator) -> Iterator[ReadyCopy]:
+    """Switch on a copy of the Ready machine with a datastore; the first to ask boots and saves it."""
     with ExitStack() as machines:
 
-        def copy(setup: Setup) -> Machine:
-            saved = ready.ready(setup, image, accelerator)
+        def copy(datastore: str) -> Machine:
+            setup = states.setup(datastore)
+            saved = ready.ready(setup, image, accelerator, states.furnish)
             machine = machines.enter_context(ready.clone(saved, setup, image, accelerator))
-            machine.wait_for_phase(Phase.READY, timeout=120)
+            machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
             return machine
 
         yield copy
 
 
 @pytest.fixture
-def ready_machine(ready_copy: Boot) -> Machine:
-    """A copy of a Ready control plane with the defaults."""
-    return ready_copy(Setup(document=CONTROL_PLANE))
+def ready_machine(ready_copy: ReadyCopy) -> Machine:
+    """A copy of the Ready control plane with dqlite, the default."""
+    return ready_copy("dqlite")
+
+
+@pytest.fixture(params=states.DATASTORES)
+def ready_each(request: pytest.FixtureRequest, ready_copy: ReadyCopy) -> Machine:
+    """A copy of each Ready control plane in turn."""
+    return ready_copy(request.param)

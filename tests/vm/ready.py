@@ -19,13 +19,19 @@ from image import host
 from image.vm import disks
 from image.vm.arguments import Accelerator, qemu_arguments
 
-from . import channel
 from .machine import READY_SECONDS, Machine, Parts, Setup
 
 KEPT = 6
 """Saved machines that stay; the longest unused go first."""
 KEPT_BYTES = 16 << 30
 COMPLETE = "complete.json"
+
+HERE = Path(__file__).parent
+MAKERS = (
+    *(HERE / name for name in ("channel.py", "guest/channel.py", "drives.py", "pods.py", "states.py")),
+    Path(qemu_arguments.__code__.co_filename),
+)
+"""Code that decides what a saved machine is: another version, another machine."""
 
 
 def folder() -> Path:
@@ -34,15 +40,13 @@ def folder() -> Path:
 
 
 def key(setups: Sequence[Setup], image: Path, accelerator: Accelerator) -> str:
-    """Return what saved machines are known by: image, setups, the tests' part in them, QEMU's arguments."""
+    """Return what saved machines are known by: image, setups, and the code that made them so."""
     facts = [
         disks.digest(image),
         str(image.resolve()),  # The overlays name their backing file.
         accelerator.value,
         *(setup.fingerprint() for setup in setups),
-        channel.SERVICE,
-        channel.GUEST_PROGRAM.read_text(),
-        Path(qemu_arguments.__code__.co_filename).read_text(),
+        *(path.read_text() for path in MAKERS),
     ]
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
 
@@ -55,7 +59,8 @@ def ready(
 ) -> Path:
     """Return the folder of the saved machine, booting and saving one if there is none yet.
 
-    prepare: what to do with the Ready machine before it is saved; part of the key by its name.
+    prepare: what to do with the Ready machine before it is saved; its name is part of the key, its code one
+             of MAKERS
     """
     name = f"{key([setup], image, accelerator)}-{prepare.__name__.strip('<>')}"
     saved = folder() / name

@@ -10,10 +10,8 @@ import pytest
 from firstboot.report.status import Phase, State
 from image.vm.status import get
 
-from . import drives, pods
-from .conftest import Boot
-from .documents import control_plane
-from .machine import STATUS_PORT, Machine, Setup
+from . import pods, states
+from .machine import STATUS_PORT, Machine
 
 OURS = (
     "basalt",
@@ -29,19 +27,11 @@ OURS = (
 """Beginnings of the names of units that this project answers for."""
 
 
-@pytest.fixture(params=["dqlite", "etcd"])
-def machine(request: pytest.FixtureRequest, ready_copy: Boot) -> Machine:
-    """A Ready control plane with each datastore, with the disk of test data."""
-    return ready_copy(Setup(document=control_plane(request.param), extra=(drives.test_data(),)))
-
-
 @pytest.mark.timeout(1500)
-def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(machine: Machine) -> None:
-    assert machine.get("pods", "-A")["items"] == []
-    drives.import_pod_image(machine)
-    pods.start(machine)
+def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Machine) -> None:
+    machine = ready_each
     for name in ("kubernetes.default.svc.cluster.local", "kubernetes.default", "kubernetes"):
-        assert pods.ask(machine, "dns", name)["addresses"] == ["10.152.183.1"]
+        assert pods.ask(machine, "dns", name)["addresses"] == [states.API_SERVICE]
     answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
     assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
     logs = machine.kubectl("logs", "probe").stdout
@@ -53,7 +43,8 @@ def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(machine: Machi
     assert "probe" in fetched.stdout
 
 
-def test_clean_boot(machine: Machine) -> None:
+def test_clean_boot(ready_each: Machine) -> None:
+    machine = ready_each
     assert machine.failed_units() == []
     assert machine.run("systemctl is-system-running", check=False).stdout.strip() == "running"
     lines = machine.run("journalctl -b -p warning -o json --no-pager").stdout.splitlines()
@@ -66,7 +57,8 @@ def test_clean_boot(machine: Machine) -> None:
     assert machine.run("cloud-init status --long", check=False).code == 0
 
 
-def test_status_tells_the_same_over_every_door(machine: Machine) -> None:
+def test_status_tells_the_same_over_every_door(ready_each: Machine) -> None:
+    machine = ready_each
     status = machine.status()
     assert status and status.phase is Phase.READY and not status.failures
     assert all(part.state in (State.HEALTHY, State.OFF) for part in status.components.values())
@@ -81,7 +73,8 @@ def test_status_tells_the_same_over_every_door(machine: Machine) -> None:
     assert node["metadata"]["name"] == status.node.name == "node-1"
 
 
-def test_nobody_can_log_in(machine: Machine) -> None:
+def test_nobody_can_log_in(ready_machine: Machine) -> None:
+    machine = ready_machine
     shadow = machine.run("getent shadow").stdout.splitlines()
     assert all(line.split(":")[1].startswith(("!", "*")) for line in shadow)
     assert machine.run("systemctl list-units --plain --no-legend '*getty*' 'ssh*'").stdout == ""

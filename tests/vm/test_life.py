@@ -11,8 +11,8 @@ import pytest
 from firstboot.report.status import Phase
 from image.vm.seed import user_data
 
-from . import drives, pods
-from .conftest import Boot
+from . import drives, pods, states
+from .conftest import Boot, ReadyCopy
 from .documents import control_plane
 from .machine import READY_SECONDS, Machine, Setup
 
@@ -36,48 +36,29 @@ SERVICES = {
 }
 
 
-def with_pod(machine: Machine) -> Machine:
-    """Give a Ready machine a pod and an object, whose survival the tests look at."""
-    drives.import_pod_image(machine)
-    pods.start(machine)
-    machine.kubectl("create", "configmap", "kept", "--from-literal=word=acknowledged")
-    return machine
-
-
-def check_kept(machine: Machine) -> None:
-    """Prove that nothing acknowledged was lost and that the pod works."""
-    assert machine.get("configmap", "kept")["data"] == {"word": "acknowledged"}
-    pods.wait_ready(machine)
-    assert pods.ask(machine, "dns", "kubernetes.default.svc.cluster.local")["addresses"] == ["10.152.183.1"]
-
-
-@pytest.fixture
-def machine(ready_copy: Boot) -> Machine:
-    """A Ready control plane with a pod."""
-    return with_pod(ready_copy(Setup(document=control_plane("dqlite"), extra=(drives.test_data(),))))
-
-
-def test_reboot(machine: Machine) -> None:
+def test_reboot(ready_machine: Machine) -> None:
+    machine = ready_machine
     uid = pods.sandboxes(machine)
     machine.reboot()
     machine.wait_for_phase(Phase.READY)
-    check_kept(machine)
+    states.check_furniture(machine)
     assert pods.sandboxes(machine) == uid
     assert machine.failed_units() == []
 
 
-def test_power_cut_of_a_ready_node(machine: Machine) -> None:
+def test_power_cut_of_a_ready_node(ready_each: Machine) -> None:
+    machine = ready_each
     machine.power_cut()
     machine.start()
     machine.wait_for_boot()
     machine.wait_for_phase(Phase.READY)
-    check_kept(machine)
+    states.check_furniture(machine)
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("datastore", SERVICES)
-def test_every_service_comes_back_after_kill_9(ready_copy: Boot, datastore: str) -> None:
-    machine = with_pod(ready_copy(Setup(document=control_plane(datastore), extra=(drives.test_data(),))))
+def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
+    machine = ready_copy(datastore)
     for service in SERVICES[datastore]:
         kill(machine, service)
         machine.wait_until(
@@ -86,8 +67,8 @@ def test_every_service_comes_back_after_kill_9(ready_copy: Boot, datastore: str)
             RECOVERY_SECONDS,
         )
         machine.wait_for_phase(Phase.READY, timeout=RECOVERY_SECONDS, failed_units=True)
-        assert machine.get("configmap", "kept")["data"] == {"word": "acknowledged"}, service
-    check_kept(machine)
+        assert machine.get("configmap", "kept")["data"] == states.KEPT, service
+    states.check_furniture(machine)
     assert machine.failed_units() == []
 
 
@@ -116,7 +97,7 @@ MOMENTS = {
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("datastore", ["dqlite", "etcd"])
+@pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
     for moment, condition in MOMENTS.items():

@@ -15,9 +15,8 @@ from firstboot.report.status import Phase
 from image.vm.arguments import JOURNAL_PORT
 
 from . import drives
-from .conftest import Boot
-from .documents import control_plane
-from .machine import Machine, Setup
+from .conftest import ReadyCopy
+from .machine import Machine
 
 ENDPOINTS = {
     "dqlite": ["--endpoint", "unix:///run/k8s-dqlite/kine.sock"],
@@ -35,8 +34,8 @@ PROGRAM = f"{drives.TEST_FOLDER}/etcd-torture"
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("datastore", ENDPOINTS)
-def test_power_cut_under_load_loses_nothing_acknowledged(ready_copy: Boot, datastore: str) -> None:
-    machine = ready_copy(Setup(document=control_plane(datastore), extra=(drives.test_data(),)))
+def test_power_cut_under_load_loses_nothing_acknowledged(ready_copy: ReadyCopy, datastore: str) -> None:
+    machine = ready_copy(datastore)
     target = " ".join(ENDPOINTS[datastore])
     for _ in range(CUTS):
         written = records(machine)

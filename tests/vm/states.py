@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Ready machines that tests start from, one for each datastore, and how to see that they are whole."""
+
+from __future__ import annotations
+
+from . import drives, pods
+from .documents import control_plane
+from .machine import Machine, Setup
+
+DATASTORES = ("dqlite", "etcd")
+API_SERVICE = "10.152.183.1"
+"""The first address of the default service network."""
+KEPT = {"word": "acknowledged"}
+
+
+def setup(datastore: str) -> Setup:
+    """Return a control plane with the disk of test data."""
+    return Setup(document=control_plane(datastore), extra=(drives.test_data(),))
+
+
+def furnish(machine: Machine) -> None:
+    """Give a Ready machine, whose cluster has to be empty, a pod `probe` and an object `kept`."""
+    found = machine.get("pods", "-A")["items"]
+    assert found == [], f"a new cluster has pods: {found}"
+    drives.import_pod_image(machine)
+    pods.start(machine)
+    machine.kubectl("create", "configmap", "kept", *(f"--from-literal={k}={v}" for k, v in KEPT.items()))
+
+
+def check_furniture(machine: Machine) -> None:
+    """Prove that nothing acknowledged was lost, and that the pod runs and finds the API by its name."""
+    assert machine.get("configmap", "kept")["data"] == KEPT
+    pods.wait_ready(machine)
+    answer = pods.ask(machine, "dns", "kubernetes.default.svc.cluster.local")
+    assert answer.get("addresses") == [API_SERVICE], answer
