@@ -14,6 +14,10 @@ from firstboot.paths import ARGUMENTS
 from firstboot.probes import Probe
 
 
+LISTS = ("enable-admission-plugins",)
+"""Arguments to which the document adds: without NodeRestriction every kubelet could change every other node."""
+
+
 @dataclass(frozen=True)
 class Node:
     """Everything a service's arguments are computed from.
@@ -70,8 +74,12 @@ class Service:
 
 
 def with_extra(service: Service, config: Config) -> Service:
-    """Return the service with the document's arguments over its own."""
-    return replace(service, arguments={**service.arguments, **config.extra_args(service.unit)})
+    """Return the service with the document's arguments over its own, or beside them where they are a list."""
+    arguments = dict(service.arguments)
+    for name, value in config.extra_args(service.unit).items():
+        ours = arguments.get(name, "").split(",") if name in LISTS else []
+        arguments[name] = ",".join(dict.fromkeys([*filter(None, ours), *value.split(",")])) if ours else value
+    return replace(service, arguments=arguments)
 
 
 def _quote(value: str) -> str:

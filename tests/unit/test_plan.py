@@ -94,6 +94,14 @@ def test_extra_arguments_of_the_document_win() -> None:
     assert arguments["v"] == "4"
 
 
+def test_extra_admission_plugins_stand_beside_ours() -> None:
+    extra = {"kube-apiserver": {"extra-args": {"enable-admission-plugins": "AlwaysPullImages"}}}
+    assert (
+        service("kube-apiserver", services=extra).arguments["enable-admission-plugins"]
+        == "NodeRestriction,AlwaysPullImages"
+    )
+
+
 def test_extra_arguments_reach_services_of_features() -> None:
     extra = {"flanneld": {"extra-args": {"v": "10"}}}
     assert service("flanneld", services=extra).arguments["v"] == "10"
@@ -156,9 +164,7 @@ def test_other_names_go_upstream(
 
 
 def test_the_runtime_network_is_what_flannel_wrote() -> None:
-    written = (
-        "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.3.1/24\nFLANNEL_MTU=1450\n"
-    )
+    written = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.3.1/24\nFLANNEL_MTU=1450\n"
     bridge = json.loads(network.cni_config(written).data)["plugins"][0]
     assert bridge["mtu"] == 1450
     assert bridge["ipam"]["ranges"] == [[{"subnet": "10.1.3.0/24"}]]
