@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When what was reached, in seconds since the kernel started; kept for the boot across restarts of the agent."""
+"""When what was reached, in seconds since the kernel started; kept across restarts of the agent."""
 
 from __future__ import annotations
 

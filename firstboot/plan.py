@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the document says about a node to the steps that make it so. Data in, data out: nothing happens here."""
+"""From what the document says about a node to the steps that make it so; nothing happens here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a service is asked whether it works. A probe answers None for yes, or the reason why not in one line."""
+"""How a service is asked whether it works. A probe answers None for yes, or the reason why not."""
 
 from __future__ import annotations
 

@@ -13,9 +13,8 @@ from firstboot.files import File
 from firstboot.paths import ARGUMENTS
 from firstboot.probes import Probe
 
-
 LISTS = ("enable-admission-plugins",)
-"""Arguments to which the document adds: without NodeRestriction every kubelet could change every other node."""
+"""Arguments to which the document adds: without NodeRestriction each kubelet could change all nodes."""
 
 
 @dataclass(frozen=True)
