@@ -105,6 +105,9 @@ def build(component: Component) -> Result:
 
 def build_all(components: Sequence[Component]) -> list[Result]:
     """Build several components one after the other and say how far it is."""
+    if any(cached(component) is None for component in components):
+        host.require_root()
+        trees.builder_tree()
     results = []
     for number, component in enumerate(components, 1):
         print(progress(number, len(components), component), end=" ", flush=True)
@@ -130,8 +133,6 @@ def image_components() -> tuple[Component, ...]:
 
 def image_trees() -> list[Path]:
     """Return the folders to copy into the image at /, building what is missing."""
-    if any(cached(component) is None for component in image_components()):
-        trees.builder_tree()
     return [result.tree for result in build_all(image_components()) if result.tree]
 
 
@@ -140,7 +141,8 @@ def _build(component: Component, builder: Path) -> None:
     log.unlink(missing_ok=True)
     started = time.monotonic()
     result = folder_of(component)
-    work = result.with_name(f".{result.name}")
+    # One at a time under the component's lock, so what an interrupted build left is found and removed.
+    work = result.parent / ".work" / component.name
     shutil.rmtree(work, ignore_errors=True)
     (work / "output").mkdir(parents=True)
     (work / "result").mkdir()

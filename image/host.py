@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -171,7 +171,9 @@ def require_packages(requirements: Mapping[str, str] = REQUIREMENTS) -> None:
     print(f"host: installing {' '.join(missing)} with apt-get", flush=True)
     log = cache() / "logs" / "host.log"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    run(["apt-get", "-q", "update"], log=log, timeout=600, env=environment)
+    # A source of somebody else that fails is no reason to stop: what is needed may be known all the same.
+    with suppress(CommandError):
+        run(["apt-get", "-q", "update"], log=log, timeout=600, env=environment)
     run(
         ["apt-get", "-qy", "--no-install-recommends", "install", *missing],
         log=log,
