@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -30,7 +33,8 @@ type History struct {
 // readHistory replays a watch from a revision up to now, and lists what exists.
 func readHistory(ctx context.Context, s *store, from int64) (History, error) {
 	// A write of one's own marks the end of the history: the watch has told all when it tells this one.
-	end := fmt.Sprintf("%sverified/%016x", s.prefix, rand.Uint64())
+	marks := s.prefix + "verified/"
+	end := fmt.Sprintf("%s%016x", marks, rand.Uint64())
 	last, err := s.apply(ctx, end, 0, end)
 	if err != nil {
 		return History{}, err
@@ -50,8 +54,8 @@ func readHistory(ctx context.Context, s *store, from int64) (History, error) {
 		history.From, history.Events = compacted+1, nil
 	}
 	history.Final, err = list(ctx, s)
-	delete(history.Final, end)
-	history.Events = history.Events[:len(history.Events)-1]
+	maps.DeleteFunc(history.Final, func(key string, _ state) bool { return strings.HasPrefix(key, marks) })
+	history.Events = slices.DeleteFunc(history.Events, func(event Event) bool { return strings.HasPrefix(event.Key, marks) })
 	return history, err
 }
 
