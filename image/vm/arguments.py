@@ -152,6 +152,7 @@ class Hardware:
     extra:      read-only raw disks: seeds, test data
     console:    file that takes what the serial console prints
     monitor:    unix socket for QMP
+    system:     fields of SMBIOS type 1 by QEMU's names, such as manufacturer; clouds are known by them
     channel:    unix socket for the tests' commands, if there is one
     journal:    file that takes what the guest writes to the journal port, if there is one
     wait:       do not start: the state comes by QMP migrate-incoming
@@ -168,6 +169,7 @@ class Hardware:
     extra: tuple[Path, ...] = ()
     networks: tuple[Network, ...] = field(default_factory=lambda: (UserNetwork(),))
     credentials: tuple[Credential, ...] = ()
+    system: tuple[tuple[str, str], ...] = ()
     channel: Path | None = None
     journal: Path | None = None
     wait: bool = False
@@ -209,8 +211,15 @@ def machine_arguments(hardware: Hardware) -> list[str]:
         # The guest's clock goes on where it stood when a saved machine is started again.
         *("-rtc", "base=utc,clock=vm"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
+        *system_arguments(hardware.system),
         *("-device", "virtio-rng-pci"),
     ]
+
+
+def system_arguments(system: tuple[tuple[str, str], ...]) -> list[str]:
+    """What the machine calls itself, if anything is to be said."""
+    fields = "".join(f",{name}={escape(value)}" for name, value in system)
+    return ["-smbios", f"type=1{fields}"] if fields else []
 
 
 def firmware_arguments(firmware: Firmware) -> list[str]:

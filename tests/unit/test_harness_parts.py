@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import io
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ from firstboot.failure import BasaltError
 from image.vm.administration import format_table
 from image.vm.switch import Switch, connected
 from image.vm.userdata import with_client_ca
+from tests.vm import metadata
 from tests.vm.artefacts import folder_name
 from tests.vm.channel import Channel, ChannelClosed, CommandFailed
 from tests.vm.console import Console, find_forbidden
@@ -189,3 +191,37 @@ def test_the_longest_unused_saved_machines_go_first(tmp_path: Path) -> None:
 
 def test_a_tests_name_becomes_a_folder() -> None:
     assert folder_name("tests/vm/test_boot.py::test_ready[dqlite/x]") == "vm-test_boot.py-test_ready-dqlite-x"
+
+
+PAGES = {
+    "/latest/meta-data/instance-id": "i-1",
+    "/latest/meta-data/tags/instance/Name": "one",
+    "/latest/user-data": "#cloud-config\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "expected"),
+    [
+        ("PUT /latest/api/token", "", (200, metadata.TOKEN)),
+        (
+            "GET /latest/meta-data/",
+            f"X-aws-ec2-metadata-token: {metadata.TOKEN}\r\n",
+            (200, "instance-id\ntags/"),
+        ),
+        (
+            "GET /latest/user-data",
+            f"X-aws-ec2-metadata-token: {metadata.TOKEN}\r\n",
+            (200, "#cloud-config\n"),
+        ),
+        ("GET /latest/user-data", "", (401, "a token is needed\n")),
+        ("GET /2009-04-04/user-data", "", (404, "no such page\n")),
+    ],
+)
+def test_metadata_service(request_line: str, headers: str, expected: tuple[int, str]) -> None:
+    answers = io.BytesIO()
+    asked = f"{request_line} HTTP/1.1\r\n{headers}\r\n".encode()
+    metadata.serve(PAGES, io.BytesIO(asked * 2), answers)
+    status, body = expected
+    one = f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    assert answers.getvalue().decode() == one * 2

@@ -21,28 +21,15 @@ from firstboot.failure import BasaltError
 from image.vm.arguments import CHANNEL_PORT, Credential
 
 GUEST_PROGRAM = Path(__file__).parent / "guest" / "channel.py"
-UNIT = "basalt-test-channel.service"
+UNIT = "basalt-test-channel"
 PROGRAM = "test.channel"
-DEVICE = f"dev-virtio\\x2dports-{CHANNEL_PORT}.device"
+RULE = "udev.rules.90-basalt-test"
+SYSTEM_CREDENTIALS = "/run/credentials/@system"
 
-SERVICE = f"""\
-[Unit]
-Description=Commands of the test
-DefaultDependencies=no
-BindsTo={DEVICE}
-After={DEVICE} systemd-tmpfiles-setup.service
-Before=shutdown.target
-Conflicts=shutdown.target
-StartLimitIntervalSec=0
-
-[Service]
-ImportCredential={PROGRAM}
-ExecStart=/usr/bin/python3 %d/{PROGRAM} /dev/virtio-ports/{CHANNEL_PORT}
-Environment=HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
-OOMScoreAdjust=-900
-Restart=always
-TimeoutStopSec=2
-"""
+START = f"""\
+/usr/bin/systemd-run --no-block --collect --unit={UNIT} --property=DefaultDependencies=no \
+--property=Restart=always --property=OOMScoreAdjust=-900 \
+/usr/bin/python3 {SYSTEM_CREDENTIALS}/{PROGRAM} /dev/%k"""
 
 GRACE = 30.0
 """Seconds that the channel itself may need on top of a command's own time."""
@@ -84,12 +71,12 @@ class ChannelClosed(BasaltError):
 
 
 def credentials() -> tuple[Credential, ...]:
-    """Return what starts the channel's other end inside the machine, as early as its device is there."""
-    return (
-        Credential(f"systemd.extra-unit.{UNIT}", SERVICE),
-        Credential("systemd.unit-dropin.basic.target~basalt-test", f"[Unit]\nWants={UNIT}\n"),
-        Credential(PROGRAM, GUEST_PROGRAM.read_text()),
-    )
+    """Return what starts the channel's other end inside the machine, as soon as its device is there.
+
+    A udev rule, because the image has no systemd-debug-generator to make units of credentials.
+    """
+    rule = f'ACTION=="add", SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{CHANNEL_PORT}", RUN+="{START}"\n'
+    return Credential(RULE, rule), Credential(PROGRAM, GUEST_PROGRAM.read_text())
 
 
 class Channel:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,6 +56,7 @@ class Setup:
     extra:       read-only disks
     memory:      MiB
     disk:        size the system disk is grown to
+    system:      what the machine calls itself: fields of SMBIOS type 1
     allowed:     console patterns this test expects although they are forbidden
     """
 
@@ -67,12 +68,13 @@ class Setup:
     memory: int = 3072
     cpus: int = 2
     disk: str = "12G"
-    allowed: tuple[str, ...] = field(default=())
+    system: tuple[tuple[str, str], ...] = ()
+    allowed: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Text that is the same for setups whose saved machines can stand in for each other."""
         plain = (self.name, json.dumps(self.document, sort_keys=True), self.memory, self.cpus, self.disk)
-        return repr((*plain, self.networks, self.credentials, self.extra))
+        return repr((*plain, self.system, self.networks, self.credentials, self.extra))
 
 
 class MachineFailed(BasaltError):
@@ -166,6 +168,7 @@ class Machine:
             journal=self.folder / "journal",
             accelerator=self.accelerator,
             memory=self.setup.memory,
+            system=self.setup.system,
             cpus=self.setup.cpus,
             extra=self.parts.extra,
             networks=self.setup.networks,

@@ -21,6 +21,12 @@ BLOCK = 65536
 DISCONNECTED_SECONDS = 0.2
 NOT_FOUND = 127
 
+ENVIRONMENT = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+}
+
 writing = threading.Lock()
 
 
@@ -68,6 +74,7 @@ def execute(request: dict[str, Any]) -> tuple[int | None, bytes, bytes]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            env=ENVIRONMENT,
         )
     except OSError as error:
         return NOT_FOUND, b"", str(error).encode()
