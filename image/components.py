@@ -95,12 +95,7 @@ def build(component: Component) -> Result:
     host.require_root()
     builder = trees.builder_tree()
     with host.locked(f"component-{component.name}"):
-        if found := cached(component):
-            return found
-        _build(component, builder)
-    return Result(
-        component, folder_of(component), json.loads((folder_of(component) / "component.json").read_text())
-    )
+        return cached(component) or _build(component, builder)
 
 
 def build_all(components: Sequence[Component]) -> list[Result]:
@@ -136,7 +131,7 @@ def image_trees() -> list[Path]:
     return [result.tree for result in build_all(image_components()) if result.tree]
 
 
-def _build(component: Component, builder: Path) -> None:
+def _build(component: Component, builder: Path) -> Result:
     log = log_of(component)
     log.unlink(missing_ok=True)
     started = time.monotonic()
@@ -160,6 +155,7 @@ def _build(component: Component, builder: Path) -> None:
     (work / "result/component.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
     (work / "result").rename(result)
     shutil.rmtree(work)
+    return Result(component, result, description)
 
 
 def log_of(component: Component) -> Path:
