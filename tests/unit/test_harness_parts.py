@@ -193,7 +193,9 @@ def test_a_tests_name_becomes_a_folder() -> None:
     assert folder_name("tests/vm/test_boot.py::test_ready[dqlite/x]") == "vm-test_boot.py-test_ready-dqlite-x"
 
 
+WITH_TOKEN = f"X-aws-ec2-metadata-token: {metadata.TOKEN}\r\n"
 PAGES = {
+    "/openstack/latest/user_data": "#cloud-config\n",
     "/latest/meta-data/instance-id": "i-1",
     "/latest/meta-data/tags/instance/Name": "one",
     "/latest/user-data": "#cloud-config\n",
@@ -206,15 +208,16 @@ PAGES = {
         ("PUT /latest/api/token", "", (200, metadata.TOKEN)),
         (
             "GET /latest/meta-data/",
-            f"X-aws-ec2-metadata-token: {metadata.TOKEN}\r\n",
+            WITH_TOKEN,
             (200, "instance-id\ntags/"),
         ),
         (
             "GET /latest/user-data",
-            f"X-aws-ec2-metadata-token: {metadata.TOKEN}\r\n",
+            WITH_TOKEN,
             (200, "#cloud-config\n"),
         ),
         ("GET /latest/user-data", "", (401, "a token is needed\n")),
+        ("GET /openstack/latest/user_data", "", (200, "#cloud-config\n")),
         ("GET /2009-04-04/user-data", "", (404, "no such page\n")),
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cloud's metadata service for one connection: HTTP on standard input and output, as QEMU's guestfwd starts it.
+"""A cloud's metadata service for one connection: HTTP on standard input and output, for guestfwd.
 
     python3 metadata.py FILE    FILE: JSON object, path to content; a path that ends in / lists what is below
 
@@ -13,17 +13,18 @@ from typing import BinaryIO
 
 TOKEN_PATH = "/latest/api/token"
 TOKEN = "token-of-the-test"
+OPEN = "/openstack"
 TOKEN_HEADER = "x-aws-ec2-metadata-token"
 
 
 def respond(pages: dict[str, str], method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
-    """Return status and body; a page under /latest/ is only for who shows the token (IMDSv2)."""
+    """Return status and body; all but OpenStack's pages are only for who shows the token (IMDSv2)."""
     if (method, path) == ("PUT", TOKEN_PATH):
         return 200, TOKEN
     found = page(pages, path)
     if found is None:
         return 404, "no such page\n"
-    if path.startswith("/latest/") and headers.get(TOKEN_HEADER) != TOKEN:
+    if not path.startswith(OPEN) and headers.get(TOKEN_HEADER) != TOKEN:
         return 401, "a token is needed\n"
     return 200, found
 
