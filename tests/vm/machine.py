@@ -9,6 +9,7 @@ with Machine(Setup(document=CONTROL_PLANE), image) as machine:
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -37,6 +38,8 @@ STATUS_PORT, REST_PORT, KUBERNETES_PORT = 9180, 6400, 6443
 FORWARDS = tuple(Forward(port) for port in (STATUS_PORT, REST_PORT, KUBERNETES_PORT))
 CLOSED = UserNetwork(FORWARDS)
 ADMIN_KUBECONFIG = "/etc/kubernetes/admin.kubeconfig"
+
+FOLDER = ROOT / "build" / "vm"
 
 READY_SECONDS = 420.0
 """From power-on to Ready under emulation, with a second machine on the same two cores."""
@@ -137,7 +140,8 @@ class Machine:
 
     def prepare(self) -> None:
         """Make the folder and disks; a unix socket's path is short, so sockets have a folder of their own."""
-        self.folder = ROOT / "build" / "vm" / f"{self.setup.name}-{uuid.uuid4().hex[:8]}"
+        sweep(FOLDER)
+        self.folder = FOLDER / f"{self.setup.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}"
         self.folder.mkdir(parents=True)
         self._sockets = Path(tempfile.mkdtemp(prefix="basalt-"))
         self.parts = self._make_parts(self.folder)
@@ -375,3 +379,10 @@ class Machine:
     def relink(self, networks: tuple[Network, ...]) -> None:
         """Give the machine other networks before it starts; the cards stay the same."""
         self.setup = replace(self.setup, networks=networks)
+
+
+def sweep(place: Path) -> None:
+    """Remove the folders of machines whose process was killed before it could do so itself."""
+    for path in place.glob("*.*.*"):
+        if not Path("/proc", path.name.rpartition(".")[2]).exists():
+            shutil.rmtree(path, ignore_errors=True)
