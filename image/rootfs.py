@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turn an installed Debian tree into one whose /usr is all that is shipped: called by mkosi.finalize.
 
-    python3 -m image.rootfs ROOT
+    python3 -m image.rootfs ROOT OUTPUT
+
+OUTPUT gets licences.json for the SBOM.
 
 /etc      goes to /usr/share/factory/etc; systemd-tmpfiles links it back, so that a file nobody changed is always the
           image's own, and a file put in the link's place is the machine's and stays through updates
@@ -11,11 +13,14 @@ kernel    leaves /usr, because the UKI has it
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from . import cloudinit, licences
 
 FACTORY = Path("usr/share/factory/etc")
 UNITS = Path("usr/lib/systemd/system")
@@ -58,6 +63,7 @@ def finalize(root: Path, *, dev: bool) -> None:
     version = read_release(root)["IMAGE_VERSION"]
     debian = read_release(root).get("VERSION_ID", "")
     write_release(root, version, debian, dev=dev)
+    cloudinit.install(root)
     enable_units(root)
     make_factory(root)
     write_tmpfiles(root)
@@ -157,7 +163,9 @@ def move_kernels(root: Path) -> None:
 
 def main() -> int:
     """Run the command line described above; the profile comes from mkosi's environment."""
-    finalize(Path(sys.argv[1]), dev="dev" in os.environ.get("PROFILES", "").split())
+    root, output = map(Path, sys.argv[1:])
+    (output / "licences.json").write_text(json.dumps(licences.collect(root)))
+    finalize(root, dev="dev" in os.environ.get("PROFILES", "").split())
     return 0
 
 
