@@ -34,10 +34,12 @@ class Authority:
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
         self.file = folder / f"{name}.crt"
-        self.file.write_bytes(certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        self.file.write_bytes(
+            certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        )
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -49,7 +51,7 @@ class Authority:
         )
 
     def identity(self, host: str, believes: Authority | None = None) -> Identity:
-        """Return a certificate for an address; `believes` is the authority it trusts when that is another one."""
+        """Return a certificate for an address; `believes` is the authority it trusts, if another."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])

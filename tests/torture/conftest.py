@@ -30,7 +30,7 @@ def programs() -> Programs:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Return a folder with a path short enough for a unix socket, on a disk: a tmpfs would make writing too easy."""
+    """Return a folder on a disk, since a tmpfs has no fsync, with a path short enough for a unix socket."""
     path = Path(tempfile.mkdtemp(prefix="torture-", dir="/var/tmp"))
     yield path
     shutil.rmtree(path)

@@ -25,9 +25,11 @@ class Programs:
 
 def built_programs() -> Programs:
     """Return the built programs, building what is not in the cache."""
-    k8s_dqlite, etcd, torture = (components.build(_component(name)) for name in ("k8s-dqlite", "etcd", "torture"))
-    # k8s-dqlite is linked against the image's libdqlite; the host may be of another release. The loader of the builder
-    # tree runs it as an ordinary process of the host, so that signals reach the program itself and nothing between.
+    k8s_dqlite, etcd, torture = (
+        components.build(_component(name)) for name in ("k8s-dqlite", "etcd", "torture")
+    )
+    # k8s-dqlite is linked against the image's libdqlite; the host may be of another release. The loader of the
+    # builder tree runs it as an ordinary process of the host: signals reach the program and nothing between.
     tree = trees.builder_tree()
     loader = (str(tree / LIBRARIES / "ld-linux-x86-64.so.2"), "--library-path", str(tree / LIBRARIES))
     return Programs(
@@ -43,7 +45,7 @@ def _component(name: str) -> declaration.Component:
 
 @dataclass(frozen=True)
 class Torture:
-    """Writers on one endpoint and their journal; each of its own folder of keys, so that several may run at once."""
+    """Writers on one endpoint and their journal; with prefixes of their own several may run at once."""
 
     program: Path
     endpoint: str

@@ -32,7 +32,7 @@ def free_port(host: str) -> int:
 
 @dataclass
 class Store:
-    """One server; `folder` holds its data, its sockets and its log. As a context manager it is started and killed."""
+    """One server, started and killed as a context manager; `folder` has its data, sockets and log."""
 
     programs: Programs
     folder: Path
@@ -71,8 +71,8 @@ class Store:
         try:
             while True:
                 left = deadline - time.monotonic()
-                readable, _, _ = select.select([notifications, end], [], [], max(0, left))
-                if notifications in readable:
+                readable, _, _ = select.select([notifications.fileno(), end], [], [], max(0, left))
+                if notifications.fileno() in readable:
                     if b"READY=1" in notifications.recv(4096).split(b"\n"):
                         return
                 elif end in readable:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three members of k8s-dqlite on loopback addresses, with certificates: leaders killed and frozen, strangers refused."""
+"""Three members of k8s-dqlite on loopback addresses: leaders killed and frozen, strangers refused."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_leader_frozen(cluster: Cluster, programs: Programs, folder: Path, secon
     assert counts["longest_gap_s"] < 8
 
 
-def test_orderly_end_of_the_leader(cluster: Cluster, programs: Programs, folder: Path, seconds: float) -> None:
+def test_orderly_end_of_the_leader(
+    cluster: Cluster, programs: Programs, folder: Path, seconds: float
+) -> None:
     leader = cluster.leader()
     follower = next(member for member in cluster.members if member is not leader)
     torture = torture_at(follower, programs, folder, "stop")
@@ -140,7 +142,9 @@ def test_orderly_end_of_the_leader(cluster: Cluster, programs: Programs, folder:
         assert result["broken"] == {}, result["instances"]
 
 
-def test_without_a_majority_nothing_is_acknowledged(cluster: Cluster, programs: Programs, folder: Path) -> None:
+def test_without_a_majority_nothing_is_acknowledged(
+    cluster: Cluster, programs: Programs, folder: Path
+) -> None:
     leader = cluster.leader()
     for member in cluster.members:
         if member is not leader:

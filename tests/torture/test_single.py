@@ -22,7 +22,9 @@ PROGRESS = 40
 PROGRESS_SECONDS = 30
 
 
-def wait_progress(torture: Torture, writers: subprocess.Popen[str], store: Store, more: int = PROGRESS) -> None:
+def wait_progress(
+    torture: Torture, writers: subprocess.Popen[str], store: Store, more: int = PROGRESS
+) -> None:
     """Wait until writers have had a number of answers more, so that what comes next hits a server at work."""
     wanted, deadline = torture.written() + more, time.monotonic() + PROGRESS_SECONDS
     while torture.written() < wanted and writers.poll() is None:
@@ -88,7 +90,7 @@ def test_dqlite_ends_in_order(dqlite: Dqlite) -> None:
 
 
 def test_dqlite_killed_during_its_first_start(dqlite: Dqlite, folder: Path, torture_of: Torture) -> None:
-    """Nothing was acknowledged yet, so any state must lead to a start; and what is acknowledged then, stays."""
+    """Nothing was acknowledged yet, so any state leads to a start; what is acknowledged then, stays."""
     dice = random.Random(1)
     for _ in range(25):
         dqlite.start(wait=False)
@@ -104,7 +106,9 @@ def test_dqlite_killed_during_its_first_start(dqlite: Dqlite, folder: Path, tort
 
 
 @pytest.mark.parametrize("left", [(), ("info.yaml",), ("info.yaml", "cluster.yaml"), ("metadata1", "open-1")])
-def test_dqlite_power_lost_during_its_first_start(dqlite: Dqlite, folder: Path, left: tuple[str, ...]) -> None:
+def test_dqlite_power_lost_during_its_first_start(
+    dqlite: Dqlite, folder: Path, left: tuple[str, ...]
+) -> None:
     """Files may be there and empty: their names were on the disk before their content."""
     (folder / "data").mkdir()
     for name in ("unfinished-first-start", *left):
@@ -134,7 +138,7 @@ def test_dqlite_folder_is_of_one_process(dqlite: Dqlite) -> None:
 
 
 def test_dqlite_without_certificates_listens_nowhere(dqlite: Dqlite) -> None:
-    """Also not on the loopback address, where every process of the machine could read and write the cluster's state."""
+    """Also not on the loopback address, where every process of the machine could use it."""
     with dqlite:
         assert dqlite.process
         inodes = {
