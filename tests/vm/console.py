@@ -39,8 +39,8 @@ FORBIDDEN = tuple(
 class Console:
     """The file that QEMU writes the serial console to, read on from where the last look ended."""
 
-    OVERLAP = 4096
-    """Bytes of the last look that are seen again, so that nothing is missed at the seam."""
+    LINE_LIMIT = 4096
+    """Bytes of an unfinished line that are seen again, so that nothing is missed and nothing is told twice."""
 
     def __init__(self, path: Path, allowed: tuple[str, ...] = ()) -> None:
         self.path = path
@@ -70,7 +70,7 @@ class Console:
             new = file.read()
         self._offset += len(new)
         seen = self._seam + new
-        self._seam = seen[-self.OVERLAP :]
+        self._seam = seen[seen.rfind(b"\n") + 1 :][-self.LINE_LIMIT :]
         return find_forbidden(seen, self._allowed)
 
 

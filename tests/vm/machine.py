@@ -118,6 +118,7 @@ class Machine:
         self._channel: Channel | None = None
         self._ports: dict[int, int] = {}
         self._started = 0.0
+        self._reporting = False
 
     def __enter__(self) -> Self:
         self.prepare()
@@ -255,7 +256,7 @@ class Machine:
                 f"{self.setup.name}: QEMU ended ({code}): {process.tail(self.folder / 'qemu.log')}\n"
                 + self.console.tail()
             )
-        if offence := self.console.offence():
+        if not self._reporting and (offence := self.console.offence()):
             raise MachineFailed(f"{self.setup.name}: the console says: {offence}\n{self.report()}")
 
     def wait_until(self, what: str, condition: Callable[[], object], timeout: float) -> None:
@@ -310,6 +311,14 @@ class Machine:
 
     def report(self, status: Status | None = None) -> str:
         """Tell how the machine stands, for an error: status, failed units, journal, console."""
+        # What else the console says meanwhile must not cut the report short.
+        self._reporting = True
+        try:
+            return self._report(status)
+        finally:
+            self._reporting = False
+
+    def _report(self, status: Status | None) -> str:
         lines = [f"--- {self.setup.name}, {self.age:.0f} s after power-on"]
         status = status or self._quietly(self.status)
         lines += status.unready if status else ["no status document"]
