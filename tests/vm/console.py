@@ -40,7 +40,7 @@ class Console:
     """The file that QEMU writes the serial console to, read on from where the last look ended."""
 
     LINE_LIMIT = 4096
-    """Bytes of an unfinished line that are seen again, so that nothing is missed and nothing is told twice."""
+    """Bytes of an unfinished line that are seen again: nothing is missed, nothing told twice."""
 
     def __init__(self, path: Path, allowed: tuple[str, ...] = ()) -> None:
         self.path = path
