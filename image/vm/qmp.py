@@ -27,7 +27,11 @@ class Monitor:
     def __init__(self, path: Path, timeout: float = 30) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._stream = self._socket.makefile("r", encoding="utf-8")
         self.events: list[dict[str, Any]] = []
         self._receive("QMP")

@@ -84,7 +84,11 @@ class Channel:
 
     def __init__(self, path: Path, watch: Callable[[], None] = lambda: None) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
         self._watch = watch
         self._writing = threading.Lock()
         self._waiting: dict[str, queue.SimpleQueue[dict[str, Any] | None]] = {}
