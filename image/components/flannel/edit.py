@@ -2,7 +2,8 @@
 """Leave in flannel what a node uses: three backends, and subnets from the Kubernetes API.
 
 Two of the other backends need modules of clouds that cannot be fetched from everywhere, one needs a C
-compiler; flannel's client of etcd, which no node uses, costs size and memory.
+compiler; flannel's client of etcd, which no node uses, costs size and memory. Packets are filtered by nftables
+only.
 """
 
 import re
@@ -36,6 +37,8 @@ def edit(module: Path) -> None:
         '\treturn nil, errors.New("this build gets subnets from Kubernetes only: set --kube-subnet-mgr")\n',
     )
     shutil.rmtree(module / "pkg/subnet/etcd")
+    # It would clean up after an earlier start with iptables, for which it needs a program that the image lacks.
+    text = remove(text, r"^\tcleanupMngr := newTrafficManager\(!.*?^\t\}\n")
     main.write_text(text)
 
 
