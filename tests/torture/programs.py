@@ -28,8 +28,8 @@ def built_programs() -> Programs:
     k8s_dqlite, etcd, torture = (
         components.build(_component(name)) for name in ("k8s-dqlite", "etcd", "torture")
     )
-    # k8s-dqlite is linked against the image's libdqlite; the host may be of another release. The loader of the
-    # builder tree runs it as an ordinary process of the host: signals reach the program and nothing between.
+    # k8s-dqlite is linked against the image's libdqlite; the host may be of another release. The loader of
+    # the builder tree runs it as an ordinary process of the host: signals reach the program itself.
     tree = trees.builder_tree()
     loader = (str(tree / LIBRARIES / "ld-linux-x86-64.so.2"), "--library-path", str(tree / LIBRARIES))
     return Programs(
