@@ -23,9 +23,8 @@ from .inputs import ROOT, Inputs
 
 BUILD = ROOT / "build"
 KEPT = 3
-# Where the parts of the checkout that are copied go in the image.
+# Where the parts of the checkout beside overlays/ go in the image.
 STAGED = {
-    "overlays": "",
     "firstboot": "usr/lib/python3/dist-packages/firstboot",
     "schemas": "usr/share/basalt/schemas",
 }
@@ -87,41 +86,35 @@ def _make(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> None:
     extra = components.image_trees()
     work = target.with_name(f".{target.name}")
     shutil.rmtree(work, ignore_errors=True)
-    (work / "output").mkdir(parents=True)
-    stage(found.files, signer, work / "stage")
+    source, output = work / "source", work / "output"
+    output.mkdir(parents=True)
+    found = inputs.snapshot(found, profile, signer, source)
+    stage(source, signer)
     log = host.cache() / "logs/image.log"
     log.unlink(missing_ok=True)
     warm = any(_mkosi_cache(profile).glob("*.cache"))
-    print(f"image: {found.version} with mkosi, about {'40' if warm else '150'} s; log {log}", flush=True)
-    trees.mkosi(mkosi_options(found, profile, signer, work, extra), ROOT, log=log, timeout=3600)
-    sizes = artefacts.arrange(work / "output", found.version)
+    print(f"image: {found.version} with mkosi, about {40 if warm else 150} s; log {log}", flush=True)
+    trees.mkosi(mkosi_options(found, profile, signer, work, extra), source, log=log, timeout=3600)
+    sizes = artefacts.arrange(output, found.version)
     sizes.check()
-    (work / "output/sizes.json").write_text(json.dumps(asdict(sizes)) + "\n")
-    sbom.write(work / "output", found.version, found.stamp)
-    artefacts.write_sums(work / "output", signer)
-    (work / "output" / artefacts.KEY_FILE).write_text(f"{found.key}\n")
+    (output / "sizes.json").write_text(json.dumps(asdict(sizes)) + "\n")
+    sbom.write(output, found.version, found.stamp)
+    artefacts.write_sums(output, signer)
+    (output / artefacts.KEY_FILE).write_text(f"{found.key}\n")
     shutil.rmtree(target, ignore_errors=True)
-    (work / "output").rename(target)
+    output.rename(target)
     shutil.rmtree(work)
     print(f"image: made in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def stage(files: Sequence[Path], signer: keys.Keys, target: Path) -> None:
-    """Copy what goes into the image as it is, with modes that do not depend on this host's umask."""
-    for file in files:
-        top, _, rest = file.as_posix().partition("/")
-        if top in STAGED:
-            path = target / STAGED[top] / rest
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / file, path, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(inputs.mode(ROOT / file))
-    keyring = target / UPDATE_KEYRING
+def stage(source: Path, signer: keys.Keys) -> None:
+    """Complete the folder of a copied checkout that mkosi copies into the image at /."""
+    root = source / "overlays"
+    for name, place in STAGED.items():
+        shutil.copytree(source / name, root / place)
+    keyring = root / UPDATE_KEYRING
     keyring.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(signer.update_keyring, keyring)
-    for path in (target, *target.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
     keyring.chmod(0o644)
 
 
@@ -138,7 +131,7 @@ def mkosi_options(
         f"--output-directory={work / 'output'}",
         f"--image-version={found.version}",
         f"--source-date-epoch={found.stamp}",
-        *(f"--extra-tree={tree}" for tree in (*extra, work / "stage")),
+        *(f"--extra-tree={tree}" for tree in (*extra, work / "source/overlays")),
         f"--secure-boot-key={signer.key}",
         f"--secure-boot-certificate={signer.certificate}",
         f"--verity-key={signer.key}",

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firstboot.failure import BasaltError
@@ -27,8 +28,8 @@ FORMAT = 1
 PATHS = (
     *("VERSION", "firstboot", "mkosi.conf", "mkosi.conf.d", "mkosi.finalize", "mkosi.images", "mkosi.postinst.chroot"),
     *("mkosi.profiles", "mkosi.repart", "overlays", "schemas"),
-    *("image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/keys.py", "image/rootfs.py"),
-    *("image/sbom.py", "image/licences.py"),
+    *("image/__init__.py", "image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/inputs.py"),
+    *("image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
 )
 
 
@@ -44,21 +45,37 @@ class Inputs:
 
 def collect(profile: str, signer: keys.Keys) -> Inputs:
     """Look at the checkout. Raises BasaltError where it is no git checkout."""
-    files = tuple(sorted(Path(name) for name in _git("ls-files", "-z", "-co", "--exclude-standard", *PATHS) if name))
-    files = tuple(file for file in files if (ROOT / file).is_file() or (ROOT / file).is_symlink())
-    stamp = moment(files)
-    return Inputs(files, key(files, profile, signer), stamp, version((ROOT / "VERSION").read_text(), stamp))
+    names = _git("ls-files", "-z", "-co", "--exclude-standard", *PATHS)
+    files = tuple(sorted(Path(name) for name in names if name and (ROOT / name).is_file()))
+    stamp = moment()
+    return Inputs(files, key(ROOT, files, profile, signer), stamp, version((ROOT / "VERSION").read_text(), stamp))
 
 
-def key(files: Iterable[Path], profile: str, signer: keys.Keys) -> str:
+def snapshot(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> Inputs:
+    """Copy the inputs to a folder and return them as they are there: edits during a build are not in the image.
+
+    Modes are what git would give, whatever the umask of this host.
+    """
+    for file in found.files:
+        path = target / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, path)
+        path.chmod(mode(ROOT / file))
+    for path in (target, *target.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+    return replace(found, key=key(target, found.files, profile, signer))
+
+
+def key(root: Path, files: Iterable[Path], profile: str, signer: keys.Keys) -> str:
     """Return the hash of all that decides an image's content."""
     digest = hashlib.sha256(f"{FORMAT}\0{profile}\0{trees.tree_key('tools')}\0".encode())
     digest.update(signer.certificate.read_bytes() + signer.update_keyring.read_bytes())
     for component in components.image_components():
         digest.update(f"{component.name}\0{component.key()}\0".encode())
     for file in files:
-        content = hashlib.sha256((ROOT / file).read_bytes()).hexdigest()
-        digest.update(f"{file}\0{mode(ROOT / file):o}\0{content}\0".encode())
+        content = hashlib.sha256((root / file).read_bytes()).hexdigest()
+        digest.update(f"{file}\0{mode(root / file):o}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -67,7 +84,7 @@ def mode(path: Path) -> int:
     return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
 
-def moment(files: Sequence[Path]) -> int:
+def moment() -> int:
     """Return when an input changed last, in seconds since 1970."""
     changed = [ROOT / line[3:] for line in _git("status", "--porcelain", "-z", "--no-renames", "--", *PATHS) if line]
     times = [int(path.stat().st_mtime) for path in changed if path.is_file()]
