@@ -169,14 +169,14 @@ def _boot(image: Path, digest: str, user_data: Path) -> State:
 
 
 def _make_disks(image: Path, text: str, credentials: administration.Credentials) -> None:
-    """Make the machine's disks; its image is a copy, because a build replaces the one in build/."""
+    """Make the machine's disks; its image has a name here too, because a build removes the one in build/."""
     added = with_client_ca(text, credentials.authority.read_text())
     if added is None:
         print("run: the user-data names its own access.client-ca, so build/run/kubeconfig is not fetched")
     seed.nocloud_iso(FOLDER / "seed.iso", added or text, seed.Instance.named(NAME))
     write(FOLDER / "user-data", added or text)
     disks.firmware_variables(FOLDER / "variables.qcow2")
-    base = disks.copy_sparse(image, FOLDER / "image.raw")
+    base = disks.link_or_copy(image, FOLDER / "image.raw")
     disks.overlay(base, FOLDER / "disk.qcow2", size=DISK_SIZE)
 
 

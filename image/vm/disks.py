@@ -18,6 +18,8 @@ FIRMWARE_VARIABLES = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 """Paths inside the tools tree. The build without the vendor's keys: the image brings its own."""
 
 CHUNK = 4 << 20
+PINNED = 3
+"""Images that stay under a name of their own."""
 
 
 def overlay(backing: Path, path: Path, *, size: str | None = None) -> Path:
@@ -37,11 +39,32 @@ def firmware_variables(path: Path) -> Path:
     return path
 
 
-def copy_sparse(source: Path, target: Path) -> Path:
-    """Copy a file, holes staying holes, blocks shared where possible; an old target is replaced."""
-    partial = target.with_name(f".{target.name}.partial")
-    host.run(["cp", "--reflink=auto", "--sparse=always", source, partial], timeout=600)
+def link_or_copy(source: Path, target: Path) -> Path:
+    """Give a file that is only ever replaced, never written to, a second name; a copy on another file system.
+
+    Overlays name their backing file, so a machine needs one that the next build leaves alone.
+    """
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:
+        host.run(["cp", "--reflink=auto", "--sparse=always", source, partial], timeout=600)
     partial.replace(target)
+    return target
+
+
+def pinned(image: Path) -> Path:
+    """Return the image under a name of its own in the cache; the names of all but the newest images go away."""
+    folder = host.cache() / "vm" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{digest(image)[:16]}.raw"
+    if not target.is_file():
+        link_or_copy(image, target)
+        # A link has the times of the file, except for the one of its last change of names.
+        found = sorted(folder.glob("*.raw"), key=lambda path: -path.stat().st_ctime)
+        for path in found[PINNED:]:
+            path.unlink()
     return target
 
 

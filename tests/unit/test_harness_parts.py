@@ -12,6 +12,7 @@ import pytest
 
 from firstboot.failure import BasaltError
 from image.vm.administration import format_table
+from image.vm.disks import link_or_copy
 from image.vm.switch import Switch, connected
 from image.vm.userdata import with_client_ca
 from tests.vm import metadata
@@ -228,3 +229,14 @@ def test_metadata_service(request_line: str, headers: str, expected: tuple[int, 
     status, body = expected
     one = f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     assert answers.getvalue().decode() == one * 2
+
+
+def test_a_second_name_survives_the_replacement_of_the_first(tmp_path: Path) -> None:
+    source = tmp_path / "image"
+    source.write_text("old")
+    target = link_or_copy(source, tmp_path / "mine")
+    source.unlink()
+    source.write_text("new")
+    assert target.read_text() == "old"
+    assert link_or_copy(source, target).read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image", "mine"]

@@ -19,6 +19,7 @@ import pytest
 
 from firstboot.report.status import Phase
 from image.vm import accelerator as detection
+from image.vm import disks
 from image.vm.arguments import Accelerator
 from image.vm.place import built_image, kernel
 
@@ -66,8 +67,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def image() -> Path:
-    """The built disk image."""
-    return built_image()
+    """The built disk image, safe from builds that go on meanwhile."""
+    return disks.pinned(built_image())
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def key(setups: Sequence[Setup], image: Path, accelerator: Accelerator) -> str:
     """Return what saved machines are known by: image, setups, and the code that made them so."""
     facts = [
         disks.digest(image),
-        str(image.resolve()),  # The overlays name their backing file.
+        str(image),  # The overlays name their backing file.
         accelerator.value,
         *(setup.fingerprint() for setup in setups),
         *(path.read_text() for path in MAKERS),
