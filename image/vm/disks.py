@@ -55,7 +55,7 @@ def link_or_copy(source: Path, target: Path) -> Path:
 
 
 def pinned(image: Path) -> Path:
-    """Return the image under a name of its own in the cache; the names of all but the newest images go away."""
+    """Return the image under a name of its own in the cache, where only the newest images keep theirs."""
     folder = host.cache() / "vm" / "images"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{digest(image)[:16]}.raw"
