@@ -125,7 +125,9 @@ def clear(folder: Path) -> None:
 def prune(folder: Path, keep: int) -> None:
     """Keep the images of a cache that were used last."""
     found = sorted(
-        (path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True
+        (path for path in folder.iterdir() if path.is_dir()),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
     )
     for path in found[keep:]:
         shutil.rmtree(path)

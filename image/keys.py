@@ -51,7 +51,9 @@ class Keys:
 
     def complete(self) -> bool:
         """Tell whether every key is there."""
-        return all(path.is_file() for path in (self.key, self.certificate, self.update_key, self.update_keyring))
+        return all(
+            path.is_file() for path in (self.key, self.certificate, self.update_key, self.update_keyring)
+        )
 
 
 def folder() -> Path:
@@ -82,10 +84,12 @@ def _make_secure_boot(keys: Keys) -> None:
         key, certificate = Path(folder, "key"), Path(folder, "crt")
         # RSA 2048 is what every firmware can check.
         host.run(
-            trees.with_tools([
-                *("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha256"),
-                *("-days", str(_DAYS), "-subj", _SUBJECT, "-keyout", key, "-out", certificate),
-            ]),
+            trees.with_tools(
+                [
+                    *("openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-noenc", "-sha256"),
+                    *("-days", str(_DAYS), "-subj", _SUBJECT, "-keyout", key, "-out", certificate),
+                ]
+            ),
             timeout=60,
         )
         _keep(key, keys.key, 0o600)

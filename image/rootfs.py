@@ -29,17 +29,98 @@ TMPFILES = Path("usr/lib/tmpfiles.d/etc.conf")
 # Machine's own, made by systemd or the agent, or of no use on a node.
 DROPPED = (
     *(".pwd.lock", ".resolv.conf.systemd-resolved.bak", ".updated"),
-    *("adduser.conf", "apt", "bash_completion.d", "cron.d", "cron.daily", "cron.hourly", "cron.monthly", "cron.weekly"),
-    *("cron.yearly", "crypttab", "debconf.conf", "debian_version", "deluser.conf", "dhcp", "dhcpcd.conf", "dpkg"),
-    *("e2scrub.conf", "fstab", "group", "group-", "gshadow", "gshadow-", "hostname", "init.d", "initramfs-tools"),
-    *("issue", "issue.net", "kernel", "kernel-img.conf", "locale.alias", "locale.gen", "logcheck", "logrotate.d"),
-    *("machine-id", "modprobe.d", "modules", "motd", "mtab", "network", "opt", "os-release", "passwd", "passwd-"),
-    *("perl", "python3", "python3.13", "rc0.d", "rc1.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d"),
-    *("resolv.conf", "rsyslog.d", "shadow", "shadow-", "skel", "ssh", "subgid", "subgid-", "subuid", "subuid-"),
+    *(
+        "adduser.conf",
+        "apt",
+        "bash_completion.d",
+        "cron.d",
+        "cron.daily",
+        "cron.hourly",
+        "cron.monthly",
+        "cron.weekly",
+    ),
+    *(
+        "cron.yearly",
+        "crypttab",
+        "debconf.conf",
+        "debian_version",
+        "deluser.conf",
+        "dhcp",
+        "dhcpcd.conf",
+        "dpkg",
+    ),
+    *(
+        "e2scrub.conf",
+        "fstab",
+        "group",
+        "group-",
+        "gshadow",
+        "gshadow-",
+        "hostname",
+        "init.d",
+        "initramfs-tools",
+    ),
+    *(
+        "issue",
+        "issue.net",
+        "kernel",
+        "kernel-img.conf",
+        "locale.alias",
+        "locale.gen",
+        "logcheck",
+        "logrotate.d",
+    ),
+    *(
+        "machine-id",
+        "modprobe.d",
+        "modules",
+        "motd",
+        "mtab",
+        "network",
+        "opt",
+        "os-release",
+        "passwd",
+        "passwd-",
+    ),
+    *(
+        "perl",
+        "python3",
+        "python3.13",
+        "rc0.d",
+        "rc1.d",
+        "rc2.d",
+        "rc3.d",
+        "rc4.d",
+        "rc5.d",
+        "rc6.d",
+        "rcS.d",
+    ),
+    *(
+        "resolv.conf",
+        "rsyslog.d",
+        "shadow",
+        "shadow-",
+        "skel",
+        "ssh",
+        "subgid",
+        "subgid-",
+        "subuid",
+        "subuid-",
+    ),
     *("update-motd.d", "vconsole.conf", "X11"),
 )
 # Folders in which machines have files of their own beside the image's: linked file by file.
-MIXED = ("apparmor.d", "cloud", "cloud/cloud.cfg.d", "default", "ssl", "ssl/certs", "sysctl.d", "systemd", "udev")
+MIXED = (
+    "apparmor.d",
+    "cloud",
+    "cloud/cloud.cfg.d",
+    "default",
+    "ssl",
+    "ssl/certs",
+    "sysctl.d",
+    "systemd",
+    "udev",
+)
 
 _OS_RELEASE = """\
 NAME="Basalt"
@@ -101,7 +182,9 @@ def enable_units(root: Path) -> None:
     presets = root / "usr/lib/systemd/system-preset"
     for preset in presets.glob("*.preset"):
         preset.unlink()
-    (presets / "00-basalt.preset").write_text("# Units are enabled by links in /usr/lib/systemd/system.\ndisable *\n")
+    (presets / "00-basalt.preset").write_text(
+        "# Units are enabled by links in /usr/lib/systemd/system.\ndisable *\n"
+    )
 
 
 def _link_unit(link: Path, target: Path) -> None:

@@ -49,7 +49,11 @@ class Package:
             "copyrightText": _NONE,
         }
         if self.purl:
-            reference = {"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": self.purl}
+            reference = {
+                "referenceCategory": "PACKAGE-MANAGER",
+                "referenceType": "purl",
+                "referenceLocator": self.purl,
+            }
             entry["externalRefs"] = [reference]
         return entry | ({"comment": self.comment} if self.comment else {})
 
@@ -79,14 +83,18 @@ def module(found: Module) -> Package:
     """Return the entry of a Go module."""
     purl = f"pkg:golang/{quote(found.path)}@{quote(found.version, safe='')}"
     comment = f"Built from {found.replaced_by} in its place" if found.replaced_by else ""
-    return Package(identifier("go", found.path, found.version), found.path, found.version, purl, comment=comment)
+    return Package(
+        identifier("go", found.path, found.version), found.path, found.version, purl, comment=comment
+    )
 
 
 def document(
     version: str, stamp: int, system: Iterable[Package], initrd: Iterable[Package], results: Iterable[Result]
 ) -> dict[str, Any]:
     """Return the whole document; the image describes itself as the package that contains all others."""
-    image = Package(identifier("image"), "basalt", version, "", "Apache-2.0", "Basalt's own code; see what it contains")
+    image = Package(
+        identifier("image"), "basalt", version, "", "Apache-2.0", "Basalt's own code; see what it contains"
+    )
     packages = {image.identifier: image}
     relations = [("SPDXRef-DOCUMENT", "DESCRIBES", image.identifier)]
     for package in (*system, *initrd):
