@@ -6,8 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import pytest
-
 from firstboot.codes import Code
 from firstboot.report.status import Phase
 from image.vm.seed import document_text
@@ -69,7 +67,6 @@ def said(machine: Machine, bad: Bad) -> bool:
     return status is not None and [failure.code for failure in status.failures] == [bad.code]
 
 
-@pytest.mark.timeout(1500)
 def test_bad_documents_then_a_good_one(boot: Boot) -> None:
     """One boot for all: the machine is the same throughout, which is the point."""
     machine = boot(Setup())

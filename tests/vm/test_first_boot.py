@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from firstboot.report.status import Phase, State
 from image.vm.status import get
 
@@ -27,7 +25,6 @@ OURS = (
 """Beginnings of the names of units that this project answers for."""
 
 
-@pytest.mark.timeout(1500)
 def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Machine) -> None:
     machine = ready_each
     for name in ("kubernetes.default.svc.cluster.local", "kubernetes.default", "kubernetes"):

@@ -55,7 +55,6 @@ def test_power_cut_of_a_ready_node(ready_each: Machine) -> None:
     states.check_furniture(machine)
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("datastore", SERVICES)
 def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
@@ -96,7 +95,6 @@ MOMENTS = {
 """When to cut the power during the first boot: what is so for the first time, as a shell condition."""
 
 
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
