@@ -13,6 +13,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // Target is how to reach the store.
@@ -39,6 +41,11 @@ func (t *Target) connect() (*clientv3.Client, error) {
 	config := clientv3.Config{
 		Endpoints: []string{t.endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
+		// gRPC's own pauses between attempts grow to minutes: then they, not the server, decide how long a gap is.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: 250 * time.Millisecond},
+			MinConnectTimeout: 2 * time.Second,
+		})},
 	}
 	if t.endpoint == "" {
 		return nil, fmt.Errorf("--endpoint is missing")
