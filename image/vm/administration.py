@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -19,6 +20,13 @@ from image import host
 from image.trees import with_tools
 
 DAYS = "3650"
+AUTHORITY = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign")
+# Without the first, openssl makes every certificate one that can sign others.
+CLIENT = (
+    "basicConstraints=critical,CA:FALSE",
+    "keyUsage=critical,digitalSignature",
+    "extendedKeyUsage=clientAuth",
+)
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 """Makes the API server send what `kubectl get` prints."""
 
@@ -41,18 +49,18 @@ def make_credentials(folder: Path) -> Credentials:
     authority_key = folder / "client-ca.key"
     before = os.umask(0o077)
     try:
-        is_authority = "basicConstraints=critical,CA:TRUE"
-        _openssl("/CN=basalt-run-administrators", found.authority, authority_key, is_authority)
+        _openssl("/CN=basalt-run-administrators", found.authority, authority_key, AUTHORITY)
         signed = ("-CA", str(found.authority), "-CAkey", str(authority_key))
-        _openssl("/CN=basalt-run", found.certificate, found.key, "extendedKeyUsage=clientAuth", *signed)
+        _openssl("/CN=basalt-run", found.certificate, found.key, CLIENT, *signed)
     finally:
         os.umask(before)
     return found
 
 
-def _openssl(subject: str, certificate: Path, key: Path, extension: str, *more: str) -> None:
+def _openssl(subject: str, certificate: Path, key: Path, extensions: Sequence[str], *more: str) -> None:
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    command += ["-subj", subject, "-days", DAYS, "-addext", extension]
+    command += ["-subj", subject, "-days", DAYS]
+    command += [word for extension in extensions for word in ("-addext", extension)]
     host.run(with_tools([*command, "-out", certificate, "-keyout", key, *more]), timeout=30)
 
 
