@@ -31,7 +31,9 @@ class Running:
         if unit is None or not unit.running:
             return Finding(f"{name}.service", "start", f"is {unit.active if unit else 'unknown'}")
         pid = await machine.systemd.main_pid(unit)
-        if pid == 0 or revision_of(pid) == self.service.revision:
+        found = revision_of(pid)
+        # A process that systemd has forked and not yet turned into the service has systemd's own environment.
+        if pid == 0 or found == self.service.revision or (found is None and not unit.up):
             return None
         return Finding(f"{name}.service", "restart", "runs with other inputs")
 

@@ -110,6 +110,9 @@ def unit(active: str) -> dict[str, Unit]:
         ("active", "another", ("restart", "kubelet")),
         ("active", "same", None),
         ("activating", "same", None),
+        ("activating", None, None),
+        ("activating", "another", ("restart", "kubelet")),
+        ("active", None, ("restart", "kubelet")),
         ("deactivating", None, None),
     ],
 )
