@@ -31,7 +31,7 @@ TEST_SECONDS = 1800
 
 HERE = Path(__file__).parent
 
-RESTORED_SECONDS = 120.0
+RESTORED_SECONDS = 240.0
 """Until a copy of a Ready machine says that it is Ready."""
 
 Boot = Callable[[Setup], Machine]
