@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from firstboot.report.status import Phase, State
 from image.vm.status import get
 
@@ -23,6 +25,17 @@ OURS = (
     "cloud-",
 )
 """Beginnings of the names of units that this project answers for."""
+
+
+def output_of(machine: Machine, name: str, *arguments: str) -> str:
+    """Run a pod to its end and return what it wrote, by way of the kubelet's logs."""
+    manifest = pods.manifest(name)
+    manifest["spec"]["restartPolicy"] = "Never"
+    manifest["spec"]["containers"][0]["args"] = list(arguments)
+    machine.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    ended, seconds = "--for=jsonpath={.status.phase}=Succeeded", pods.POD_SECONDS
+    machine.kubectl("wait", ended, f"pod/{name}", f"--timeout={seconds}s", timeout=seconds + 30)
+    return machine.kubectl("logs", name).stdout
 
 
 def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Machine) -> None:
