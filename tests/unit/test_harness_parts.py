@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -138,12 +139,20 @@ def served(tmp_path: Path) -> Path:
     listener.bind(str(path))
     listener.listen(1)
 
+    def answer(port: int, line: bytes) -> None:
+        # A test may hang up before its command has ended; the number stays this thread's own until then.
+        try:
+            with suppress(BrokenPipeError):
+                guest.serve(port, line)
+        finally:
+            os.close(port)
+
     def serve() -> None:
         connection, _ = listener.accept()
         listener.close()
         with connection, connection.makefile("rb") as lines:
             for line in lines:
-                threading.Thread(target=guest.serve, args=(connection.fileno(), line), daemon=True).start()
+                threading.Thread(target=answer, args=(os.dup(connection.fileno()), line), daemon=True).start()
 
     threading.Thread(target=serve, daemon=True).start()
     return path
