@@ -35,7 +35,9 @@ UPDATE_KEYRING = "usr/lib/systemd/import-pubring.gpg"
 def main(args: Sequence[str]) -> int:
     """Run the command line described above."""
     parser = argparse.ArgumentParser(prog="image.build", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--profile", default="", choices=("", "dev"), help="dev: root shell on the consoles, tools")
+    parser.add_argument(
+        "--profile", default="", choices=("", "dev"), help="dev: root shell on the consoles, tools"
+    )
     parser.add_argument("--refresh", action="store_true", help="take the newest Debian packages")
     options = parser.parse_args(args)
     build(options.profile, refresh=options.refresh)
@@ -72,7 +74,9 @@ def current(folder: Path, key: str) -> bool:
 
 
 def _version_in(folder: Path) -> str:
-    return next(path.name.removeprefix("basalt_").removesuffix(".efi") for path in folder.glob("basalt_*.efi"))
+    return next(
+        path.name.removeprefix("basalt_").removesuffix(".efi") for path in folder.glob("basalt_*.efi")
+    )
 
 
 def load_sizes(folder: Path) -> Sizes:

@@ -26,7 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 FORMAT = 1
 # Everything the image is made of but the components, which have keys of their own.
 PATHS = (
-    *("VERSION", "firstboot", "mkosi.conf", "mkosi.conf.d", "mkosi.finalize", "mkosi.images", "mkosi.postinst.chroot"),
+    *(
+        "VERSION",
+        "firstboot",
+        "mkosi.conf",
+        "mkosi.conf.d",
+        "mkosi.finalize",
+        "mkosi.images",
+        "mkosi.postinst.chroot",
+    ),
     *("mkosi.profiles", "mkosi.repart", "overlays", "schemas"),
     *("image/__init__.py", "image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/inputs.py"),
     *("image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
@@ -48,7 +56,9 @@ def collect(profile: str, signer: keys.Keys) -> Inputs:
     names = _git("ls-files", "-z", "-co", "--exclude-standard", *PATHS)
     files = tuple(sorted(Path(name) for name in names if name and (ROOT / name).is_file()))
     stamp = moment()
-    return Inputs(files, key(ROOT, files, profile, signer), stamp, version((ROOT / "VERSION").read_text(), stamp))
+    return Inputs(
+        files, key(ROOT, files, profile, signer), stamp, version((ROOT / "VERSION").read_text(), stamp)
+    )
 
 
 def snapshot(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> Inputs:
@@ -86,7 +96,9 @@ def mode(path: Path) -> int:
 
 def moment() -> int:
     """Return when an input changed last, in seconds since 1970."""
-    changed = [ROOT / line[3:] for line in _git("status", "--porcelain", "-z", "--no-renames", "--", *PATHS) if line]
+    changed = [
+        ROOT / line[3:] for line in _git("status", "--porcelain", "-z", "--no-renames", "--", *PATHS) if line
+    ]
     times = [int(path.stat().st_mtime) for path in changed if path.is_file()]
     if changed:
         # A deleted file has no time of its own; the folder it was in has.
@@ -110,10 +122,16 @@ def _git(*arguments: str) -> list[str]:
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.CalledProcessError) as error:
         raise BasaltError(
-            f"{ROOT} is not a git checkout that can be read: {error}", "Build from a clone: git tells files from leftovers."
+            f"{ROOT} is not a git checkout that can be read: {error}",
+            "Build from a clone: git tells files from leftovers.",
         ) from error
     return done.stdout.split("\0")
