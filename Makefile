@@ -11,7 +11,8 @@ PYTEST_ARGS ?=
 # Two virtual machines at once: more would only wait for each other on two cores.
 WORKERS ?= 2
 # Scenarios that have not been seen through on the image yet: `make pending` runs them, and one that passes leaves the list.
-PENDING = tests/vm/test_bad_documents.py tests/vm/test_documents.py tests/vm/test_life.py tests/vm/test_torture.py
+PENDING = $(addprefix tests/, torture/test_cluster.py torture/test_go.py vm/test_bad_documents.py vm/test_documents.py \
+	vm/test_life.py vm/test_torture.py)
 RUN = exec $$venv/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
