@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,14 @@ def free_port(host: str) -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def wait_until(what: str, condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    """Wait until something holds, asking ten times a second."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
 
 
 @dataclass
@@ -129,6 +138,7 @@ class Dqlite(Store):
     address: str = "127.0.0.1:9000"
     cluster: tuple[str, ...] = ()
     identity: Identity | None = None
+    flags: tuple[str, ...] = ()
 
     @property
     def endpoint(self) -> str:
@@ -142,7 +152,7 @@ class Dqlite(Store):
         if self.identity:
             argv += [f"--tls-cert={self.identity.certificate}", f"--tls-key={self.identity.key}"]
             argv.append(f"--tls-ca={self.identity.authority}")
-        return argv
+        return [*argv, *self.flags]
 
     def ask(self, question: str, *arguments: str) -> str:
         """Ask over the control socket: status, metrics, dump."""

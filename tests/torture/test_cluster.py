@@ -8,7 +8,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,18 +16,10 @@ import pytest
 
 from .certificates import Authority, Identity
 from .programs import Programs, Torture, finish
-from .stores import Dqlite, free_port
+from .stores import Dqlite, free_port, wait_until
 from .test_single import wait_progress
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-JOIN_SECONDS = 60
-
-
-def wait_until(what: str, condition: Callable[[], bool], seconds: float = JOIN_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.1)
 
 
 @dataclass

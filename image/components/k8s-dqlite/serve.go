@@ -27,7 +27,6 @@ const (
 	notifyInterval   = 5 * time.Second // 0 keeps a core busy
 	pollInterval     = 250 * time.Millisecond
 	pollBatch        = 500
-	compactInterval  = 5 * time.Minute
 	compactJitter    = 10 // per cent: several members compact, the later ones find nothing to do
 	compactTimeout   = 5 * time.Second
 	compactMinRetain = 1000
@@ -110,7 +109,7 @@ func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus
 	writer := NewWriter(base.DB)
 	go writer.Run(ctx)
 	log := sqllog.New(newDialect(base, writer), work, &drivers.Config{
-		CompactInterval:       compactInterval,
+		CompactInterval:       s.Compact,
 		CompactIntervalJitter: compactJitter,
 		CompactTimeout:        compactTimeout,
 		CompactMinRetain:      compactMinRetain,

@@ -24,6 +24,7 @@ type Settings struct {
 	Key        string        // its key,
 	CA         string        // and the authority every member's certificate comes from
 	Latency    time.Duration // one-way network latency raft reckons with: its timeouts are multiples of it
+	Compact    time.Duration // between two removals of old revisions
 	Tracing    bool          // log every statement and every etcd request (never their values)
 }
 
@@ -51,6 +52,7 @@ func ParseSettings(arguments []string, output io.Writer) (Settings, error) {
 	flags.StringVar(&s.Key, "tls-key", "", "key of the certificate, PEM")
 	flags.StringVar(&s.CA, "tls-ca", "", "authority of all members' certificates, PEM")
 	flags.DurationVar(&s.Latency, "network-latency", 50*time.Millisecond, "one-way latency between members")
+	flags.DurationVar(&s.Compact, "compact-interval", 5*time.Minute, "time between two removals of old revisions")
 	flags.BoolVar(&s.Tracing, "tracing", false, "log every statement")
 	if err := flags.Parse(arguments); err != nil {
 		return s, err
@@ -86,6 +88,9 @@ func (s Settings) checked(tls string) (Settings, error) {
 	}
 	if s.Latency < time.Millisecond || s.Latency > 10*time.Second {
 		return s, fmt.Errorf("--network-latency: %s is not between 1ms and 10s", s.Latency)
+	}
+	if s.Compact < time.Second {
+		return s, fmt.Errorf("--compact-interval: %s is less than 1s", s.Compact)
 	}
 	return s, s.checkTLS(tls, loopback)
 }

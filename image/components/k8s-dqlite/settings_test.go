@@ -32,6 +32,7 @@ func TestParseSettings(t *testing.T) {
 		"TCP listener":                {[]string{"--listen=tcp://127.0.0.1:2379"}, "unix:///path"},
 		"relative folder":             {[]string{"--storage-dir=data"}, "not an absolute path"},
 		"odd latency":                 {[]string{"--network-latency=0s"}, "between"},
+		"compaction all the time":     {[]string{"--compact-interval=1ms"}, "less than 1s"},
 		"stray word":                  {[]string{"stauts"}, "unknown command"},
 	}
 	for name, test := range cases {

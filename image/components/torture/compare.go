@@ -185,6 +185,32 @@ func (c *comparison) final() {
 	}
 }
 
+// survivors: compaction takes away what was replaced or deleted, and nothing else.
+func (c *comparison) survivors() {
+	newest, doubtful := map[string]Record{}, map[string]bool{}
+	for _, record := range c.records {
+		switch {
+		case record.Outcome == unknown:
+			doubtful[record.Key] = true
+		case record.Outcome == made && record.Revision > newest[record.Key].Revision:
+			newest[record.Key] = record
+		}
+	}
+	for key, record := range newest {
+		if _, later := c.last[key]; later || doubtful[key] || record.Revision >= c.history.From {
+			continue
+		}
+		now, exists := c.history.Final[key]
+		switch {
+		case record.Value == "" && exists:
+			c.result.broken("compaction", "%s exists, it was deleted at %d", key, record.Revision)
+		case record.Value != "" && now != (state{record.Revision, record.Value}):
+			c.result.broken("compaction", "%s of revision %d is gone, or at %d", key, record.Revision, now.revision)
+		}
+		c.result.Survivors++
+	}
+}
+
 // order: a write that began after another was acknowledged has the higher revision. Between runs of the writing
 // program the clock may have jumped, so it is asked of each run by itself.
 func (c *comparison) order() {

@@ -60,6 +60,14 @@ func TestVerify(t *testing.T) {
 			h.Events = append(h.Events, Event{Key: "/a", Revision: 5, Value: (*r)[2].Value})
 			h.Final["/a"] = state{5, (*r)[2].Value}
 		}, map[string]int{"twice": 1}},
+		"compacted": {func(_ *[]Record, h *History) { h.From, h.Events = 5, nil }, map[string]int{}},
+		"compacted too much": {func(_ *[]Record, h *History) {
+			h.From, h.Events, h.Final = 5, nil, nil
+		}, map[string]int{"compaction": 1}},
+		"deletion compacted, not what it deleted": {func(_ *[]Record, h *History) {
+			h.From, h.Events = 5, nil
+			h.Final["/b"] = state{2, "r/1/1/x"}
+		}, map[string]int{"compaction": 1}},
 		"conflict with nobody": {func(r *[]Record, _ *History) {
 			*r = append(*r, Record{Run: "r", Writer: 1, Number: 4, Key: "/a", Previous: 3, Value: "r/1/4/x", Outcome: conflict})
 		}, map[string]int{"conflict": 1}},

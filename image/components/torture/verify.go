@@ -15,6 +15,7 @@ type VerifyResult struct {
 	Records   int            `json:"records"`
 	Made      int            `json:"made"`      // acknowledged writes
 	Compared  int            `json:"compared"`  // of these, not compacted: looked for one by one
+	Survivors int            `json:"survivors"` // of the others, the newest of their keys: must have survived compaction
 	Unknown   int            `json:"unknown"`   // writes without an answer
 	Happened  int            `json:"happened"`  // of these, found
 	Events    int            `json:"events"`    // in the store's history
@@ -95,6 +96,7 @@ func Verify(records []Record, history History) VerifyResult {
 	c.acknowledged()
 	c.explained()
 	c.final()
+	c.survivors()
 	c.order()
 	c.conflicts()
 	return result
