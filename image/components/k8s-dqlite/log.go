@@ -17,17 +17,23 @@ type journalFormat struct{ prefix bool }
 // error anyway, and what went wrong here is logged by this program.
 var requestsInLog = []string{"error in txn ", "error in put "}
 
+// A read that failed is told to the client, which repeats it; during an election or at the end that is in order.
+const readInLog = "error while range on "
+
 func (f journalFormat) Format(entry *logrus.Entry) ([]byte, error) {
 	for _, start := range requestsInLog {
 		if strings.HasPrefix(entry.Message, start) {
 			return nil, nil
 		}
 	}
-	message := strings.ReplaceAll(entry.Message, "\n", " ")
-	if !f.prefix {
-		return fmt.Appendf(nil, "%s: %s\n", entry.Level, message), nil
+	level, message := entry.Level, strings.ReplaceAll(entry.Message, "\n", " ")
+	if strings.HasPrefix(message, readInLog) {
+		level = logrus.InfoLevel
 	}
-	return fmt.Appendf(nil, "<%d>%s\n", priority(entry.Level), message), nil
+	if !f.prefix {
+		return fmt.Appendf(nil, "%s: %s\n", level, message), nil
+	}
+	return fmt.Appendf(nil, "<%d>%s\n", priority(level), message), nil
 }
 
 func priority(level logrus.Level) int {

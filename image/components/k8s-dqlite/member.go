@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	godqlite "github.com/canonical/go-dqlite/v2"
@@ -213,6 +214,11 @@ func (s memberStore) Get(context.Context) ([]client.NodeInfo, error) {
 func (s memberStore) Set(context.Context, []client.NodeInfo) error { return nil }
 
 func logDqlite(level client.LogLevel, format string, arguments ...any) {
+	// While looking for the leader each member that is not it, or does not know it yet, is a warning to go-dqlite. It is
+	// every start and every election; that no leader was found in the end is an error of whoever asked.
+	if level == client.LogWarn && strings.HasPrefix(format, "attempt ") {
+		level = client.LogDebug
+	}
 	switch level {
 	case client.LogError:
 		logrus.Errorf("dqlite: "+format, arguments...)
