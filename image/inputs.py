@@ -37,7 +37,7 @@ PATHS = (
     ),
     *("mkosi.profiles", "mkosi.repart", "overlays", "schemas"),
     *("image/__init__.py", "image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/inputs.py"),
-    *("image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
+    *("image/initrd.py", "image/kernelmodules.py", "image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
 )
 
 

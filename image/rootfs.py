@@ -58,7 +58,7 @@ DROPPED = (
         "gshadow-",
         "hostname",
         "init.d",
-        "initramfs-tools",
+        "initramfs", "initramfs-tools",
     ),
     *(
         "issue",
