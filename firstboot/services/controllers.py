@@ -7,29 +7,36 @@ from firstboot.paths import KUBERNETES, PKI
 from firstboot.probes import HttpProbe, Trust
 from firstboot.services.model import Node, Service
 
-# With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
-ALONE = {"leader-elect": "false"}
+
+def loop_arguments(name: str) -> dict[str, str]:
+    """Return what both have in common: how they reach the API, and who may ask them for their metrics."""
+    kubeconfig = f"{KUBERNETES}/{name}.kubeconfig"
+    return {
+        "kubeconfig": kubeconfig,
+        "authentication-kubeconfig": kubeconfig,
+        "authorization-kubeconfig": kubeconfig,
+        "bind-address": "127.0.0.1",
+        "client-ca-file": f"{PKI}/ca.crt",
+        "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
+        "profiling": "false",
+        # With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
+        "leader-elect": "false",
+    }
 
 
 def controller_manager(node: Node) -> Service:
     """Return the controller manager; it signs kubelet certificates and hands out pod networks."""
     cluster = node.config.cluster
-    kubeconfig = f"{KUBERNETES}/controller-manager.kubeconfig"
     return Service(
         unit="kube-controller-manager",
         probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
         needs=("apiserver",),
         arguments={
-            "kubeconfig": kubeconfig,
-            "authentication-kubeconfig": kubeconfig,
-            "authorization-kubeconfig": kubeconfig,
-            "bind-address": "127.0.0.1",
+            **loop_arguments("controller-manager"),
             "cluster-name": cluster.name,
             "allocate-node-cidrs": "true",
             "cluster-cidr": cluster.pod_cidr,
             "service-cluster-ip-range": cluster.service_cidr,
-            "client-ca-file": f"{PKI}/ca.crt",
-            "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
             "cluster-signing-cert-file": f"{PKI}/ca.crt",
             "cluster-signing-key-file": f"{PKI}/ca.key",
             "root-ca-file": f"{PKI}/ca.crt",
@@ -37,27 +44,15 @@ def controller_manager(node: Node) -> Service:
             "use-service-account-credentials": "true",
             # /usr is read-only; the default folder lies in it.
             "flex-volume-plugin-dir": "/var/lib/kubelet/volumeplugins",
-            "profiling": "false",
-            **ALONE,
         },
     )
 
 
 def scheduler(node: Node) -> Service:
     """Return the scheduler."""
-    kubeconfig = f"{KUBERNETES}/scheduler.kubeconfig"
     return Service(
         unit="kube-scheduler",
         probe=HttpProbe("https://127.0.0.1:10259/healthz", Trust.LOOPBACK),
         needs=("apiserver",),
-        arguments={
-            "kubeconfig": kubeconfig,
-            "authentication-kubeconfig": kubeconfig,
-            "authorization-kubeconfig": kubeconfig,
-            "bind-address": "127.0.0.1",
-            "client-ca-file": f"{PKI}/ca.crt",
-            "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
-            "profiling": "false",
-            **ALONE,
-        },
+        arguments=loop_arguments("scheduler"),
     )
