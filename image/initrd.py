@@ -53,6 +53,7 @@ KEPT = {
     "usr/bin": PROGRAMS,
     "usr/sbin": PROGRAMS,
     "usr/lib/systemd/system-generators": GENERATORS,
+    "usr/lib/tmpfiles.d": frozenset({"static-nodes-permissions.conf"}),
     "usr/lib/udev": UDEV_PROGRAMS,
     "usr/lib/udev/rules.d": RULES,
 }
