@@ -156,6 +156,7 @@ OWNED: dict[str, dict[str, str]] = {
     },
     "k8s-dqlite": {
         "storage-dir": _PLACE,
+        "control": _PLACE,
         "listen": _PORT,
         "address": _PORT,
         "cluster": _MEMBER,
