@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import artefacts, components, host, inputs, keys, sbom, trees
+from . import artefacts, components, host, inputs, keys, notices, sbom, trees
 from .artefacts import Sizes
+from .components import Result
 from .inputs import ROOT, Inputs
 
 BUILD = ROOT / "build"
@@ -30,6 +31,8 @@ STAGED = {
 }
 # systemd-pull looks here for the keys it trusts; Debian's own file names people who do not sign Basalt.
 UPDATE_KEYRING = "usr/lib/systemd/import-pubring.gpg"
+# Where the node reads which Kubernetes it is: firstboot/agent.py.
+KUBERNETES_VERSION = "usr/share/basalt/kubernetes-version"
 
 
 def main(args: Sequence[str]) -> int:
@@ -87,17 +90,18 @@ def load_sizes(folder: Path) -> Sizes:
 def _make(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> None:
     started = time.monotonic()
     trees.tools_tree()
-    extra = components.image_trees()
+    results = components.build_all(components.image_components())
     work = target.with_name(f".{target.name}")
     shutil.rmtree(work, ignore_errors=True)
     source, output = work / "source", work / "output"
     output.mkdir(parents=True)
     found = inputs.snapshot(found, profile, signer, source)
-    stage(source, signer)
+    stage(source, signer, results)
     log = host.cache() / "logs/image.log"
     log.unlink(missing_ok=True)
     warm = any(_mkosi_cache(profile).glob("*.cache"))
     print(f"image: {found.version} with mkosi, about {40 if warm else 150} s; log {log}", flush=True)
+    extra = [result.tree for result in results if result.tree]
     trees.mkosi(mkosi_options(found, profile, signer, work, extra), source, log=log, timeout=3600)
     sizes = artefacts.arrange(output, found.version)
     sizes.check()
@@ -111,15 +115,25 @@ def _make(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> None:
     print(f"image: made in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def stage(source: Path, signer: keys.Keys) -> None:
+def stage(source: Path, signer: keys.Keys, results: Sequence[Result]) -> None:
     """Complete the folder of a copied checkout that mkosi copies into the image at /."""
     root = source / "overlays"
     for name, place in STAGED.items():
         shutil.copytree(source / name, root / place)
-    keyring = root / UPDATE_KEYRING
-    keyring.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(signer.update_keyring, keyring)
-    keyring.chmod(0o644)
+    kubernetes = next(result.component for result in results if result.component.name == "kubernetes")
+    _write(root / KUBERNETES_VERSION, f"v{kubernetes.version}\n".encode())
+    _write(root / notices.PLACE, notices.text(results).encode())
+    _write(root / UPDATE_KEYRING, signer.update_keyring.read_bytes())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file of the image, with the modes of one whatever the umask of this host."""
+    for folder in reversed(path.parents):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o755)
+            folder.chmod(0o755)
+    path.write_bytes(content)
+    path.chmod(0o644)
 
 
 def mkosi_options(

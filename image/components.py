@@ -47,6 +47,12 @@ class Module:
     sum: str = ""
     replaced_by: str = ""
 
+    @property
+    def source(self) -> tuple[str, str]:
+        """Return path and version of the module whose code it is: the replacement's, unless that is a folder."""
+        path, _, version = self.replaced_by.partition(" ")
+        return (path, version) if version.startswith("v") else (self.path, self.version)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -126,11 +132,6 @@ def image_components() -> tuple[Component, ...]:
     return tuple(component for component in declaration.components() if component.in_image)
 
 
-def image_trees() -> list[Path]:
-    """Return the folders to copy into the image at /, building what is missing."""
-    return [result.tree for result in build_all(image_components()) if result.tree]
-
-
 def _build(component: Component, builder: Path) -> Result:
     log = log_of(component)
     log.unlink(missing_ok=True)
@@ -190,6 +191,26 @@ def _download(component: Component, edit: Edit, builder: Path) -> Path:
             "Either version changed without sum, or the module is not what it was: find out which.",
         )
     return _go_cache() / Path(found["Dir"]).relative_to(GO_CACHE)
+
+
+def source_folders(component: Component, sources: Sequence[tuple[str, str]]) -> list[Path]:
+    """Return where the code of modules (path, version) is on this host; what the cache lost is fetched again."""
+    cache = _go_cache() / "mod"
+    folders = [cache / f"{_escaped(path)}@{_escaped(version)}" for path, version in sources]
+    lost = [
+        f"{path}@{version}"
+        for (path, version), folder in zip(sources, folders, strict=True)
+        if not folder.is_dir()
+    ]
+    if lost:
+        argv = ["go", "mod", "download", *lost]
+        host.run(_in_builder(component, argv, (), trees.builder_tree(), cwd="/tmp"), timeout=600)
+    return folders
+
+
+def _escaped(name: str) -> str:
+    """Return a module's path or version as Go's cache has it: capitals are marked, for file systems without them."""
+    return re.sub(r"[A-Z]", lambda found: f"!{found[0].lower()}", name)
 
 
 def _go_cache() -> Path:

@@ -37,6 +37,7 @@ PATHS = (
     ),
     *("mkosi.profiles", "mkosi.repart", "overlays", "schemas"),
     *("image/__init__.py", "image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/inputs.py"),
+    "image/notices.py",
     *("image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
 )
 

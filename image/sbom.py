@@ -80,12 +80,14 @@ def component(result: Result) -> Package:
 
 
 def module(found: Module) -> Package:
-    """Return the entry of a Go module."""
-    purl = f"pkg:golang/{quote(found.path)}@{quote(found.version, safe='')}"
-    comment = f"Built from {found.replaced_by} in its place" if found.replaced_by else ""
-    return Package(
-        identifier("go", found.path, found.version), found.path, found.version, purl, comment=comment
-    )
+    """Return the entry of a Go module: of the one whose code it is, which is what its flaws are known by."""
+    path, version = found.source
+    purl = f"pkg:golang/{quote(path)}@{quote(version, safe='')}"
+    if found.replaced_by not in ("", f"{path} {version}"):
+        comment = f"Built from {found.replaced_by} in its place"
+    else:
+        comment = f"In the place of {found.path}" if path != found.path else ""
+    return Package(identifier("go", path, version), path, version, purl, comment=comment)
 
 
 def document(
