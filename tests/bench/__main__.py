@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures boots, memory, sizes and builds, and says whether the goals are met.
+
+python3 -m tests.bench [run] [--pairs N] [--build none|warm|cold] [--settle SECONDS]
+python3 -m tests.bench show    print the last results once more
+python3 -m tests.bench docs    put them into docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from image import host
+from image.build import load_sizes
+from image.vm import accelerator as detection
+from image.vm import disks
+from image.vm.arguments import Accelerator
+from image.vm.place import BUILD, ROOT, built_image, kernel
+
+from . import boots, builds, tables
+from .builds import Build
+from .results import FILE, Host, Results, Side
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command line described above."""
+    parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("action", nargs="?", default="run", choices=("run", "show", "docs"))
+    parser.add_argument("--pairs", type=int, default=2, help="boots of each side; 0: none")
+    parser.add_argument("--build", type=Build, default=Build.WARM, choices=tuple(Build))
+    parser.add_argument("--settle", type=float, default=boots.SETTLE_SECONDS, help="before memory is read")
+    options = parser.parse_args(args)
+    results = run(options.pairs, options.build, options.settle) if options.action == "run" else Results.load()
+    if options.action == "docs":
+        tables.write_into(PAGE, results)
+        print(f"{PAGE.relative_to(ROOT)} has the results of {results.host.date}")
+    else:
+        print(f"\n{tables.render(results)}\n\nAll numbers: {FILE.relative_to(ROOT)}")
+    return 0
+
+
+def run(pairs: int, build: Build, settle: float) -> Results:
+    """Measure, keeping what there is after each boot."""
+    host.require_root()
+    image, found = disks.pinned(built_image()), detection.detect(kernel())
+    results = Results(describe(found), load_sizes(BUILD))
+    for boot in boots.pairs(image, found, pairs, settle):
+        results = replace(results, boots=(*results.boots, boot))
+        results.save()
+    results = replace(results, builds=builds.measure(build))
+    results.save()
+    return results
+
+
+def describe(accelerator: Accelerator) -> Host:
+    """Return what one has to know of this host and of the guest to compare the numbers with others."""
+    machine = boots.setup(Side.BASALT)
+    return Host(
+        processor=processor(),
+        cpus=os.cpu_count() or 0,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        accelerator=accelerator.value,
+        guest=f"{machine.cpus} processors, {machine.memory} MiB",
+        version=kernel().name.removeprefix("basalt_").removesuffix(".efi"),
+        commit=commit(),
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+    )
+
+
+def processor() -> str:
+    """Return the processor's name as the kernel has it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def commit() -> str:
+    """Return the checkout's commit, with a `+` when files differ from it."""
+    git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    name = host.run([*git, "rev-parse", "--short", "HEAD"], timeout=60).strip()
+    changed = host.run([*git, "status", "--porcelain", "--untracked-files=no"], timeout=60).strip()
+    return f"{name}+" if changed else name
+
+
+if __name__ == "__main__":
+    raise SystemExit(host.command_line(main))
