@@ -20,6 +20,9 @@ from firstboot.failure import BasaltError
 PLACE = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 """Where Debian's package cloud-init has its schema."""
 
+UNITS = "usr/lib/systemd/system"
+HOLDS = ("Before=sysinit.target", "Before=basic.target")
+
 DEFINITION = "cc_basalt"
 
 LOCAL = "#/definitions/"
@@ -81,6 +84,17 @@ def install(root: Path) -> Path:
     merged = merge(theirs, schema.load("user-data"))
     path.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def release_boot(root: Path) -> None:
+    """Let the rest of the system start beside cloud-init.
+
+    Its units come before sysinit.target, so that on other systems it may change what every service reads. Here it only
+    brings the document and the network, and the agent and the network's services wait for those by themselves.
+    """
+    for path in sorted((root / UNITS).glob("cloud-*.service")):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if line.strip() not in HOLDS), encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:

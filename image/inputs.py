@@ -38,7 +38,8 @@ PATHS = (
     *("mkosi.profiles", "mkosi.repart", "overlays", "schemas"),
     *("image/__init__.py", "image/artefacts.py", "image/build.py", "image/cloudinit.py", "image/inputs.py"),
     "image/notices.py",
-    *("image/keys.py", "image/licences.py", "image/rootfs.py", "image/sbom.py"),
+    *("image/initrd.py", "image/kernelmodules.py", "image/keys.py", "image/licences.py", "image/rootfs.py"),
+    "image/sbom.py",
 )
 
 
@@ -55,7 +56,7 @@ class Inputs:
 def collect(profile: str, signer: keys.Keys) -> Inputs:
     """Look at the checkout. Raises BasaltError where it is no git checkout."""
     names = _git("ls-files", "-z", "-co", "--exclude-standard", *PATHS)
-    files = tuple(sorted(Path(name) for name in names if name and (ROOT / name).is_file()))
+    files = tuple(sorted(Path(name) for name in names if name and _is_entry(ROOT / name)))
     stamp = moment()
     return Inputs(
         files, key(ROOT, files, profile, signer), stamp, version((ROOT / "VERSION").read_text(), stamp)
@@ -70,10 +71,11 @@ def snapshot(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> In
     for file in found.files:
         path = target / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, path)
-        path.chmod(mode(ROOT / file))
+        shutil.copyfile(ROOT / file, path, follow_symlinks=False)
+        if not path.is_symlink():
+            path.chmod(mode(ROOT / file))
     for path in (target, *target.rglob("*")):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             path.chmod(0o755)
     return replace(found, key=key(target, found.files, profile, signer))
 
@@ -85,9 +87,18 @@ def key(root: Path, files: Iterable[Path], profile: str, signer: keys.Keys) -> s
     for component in components.image_components():
         digest.update(f"{component.name}\0{component.key()}\0".encode())
     for file in files:
-        content = hashlib.sha256((root / file).read_bytes()).hexdigest()
-        digest.update(f"{file}\0{mode(root / file):o}\0{content}\0".encode())
+        digest.update(f"{file}\0{_content(root / file)}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_symlink() or path.is_file()
+
+
+def _content(path: Path) -> str:
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    return f"{mode(path):o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def mode(path: Path) -> int:
