@@ -34,13 +34,13 @@ from firstboot.report import status
 from firstboot.report.status import Part, Phase, Status
 from firstboot.services.model import Node
 from firstboot.services.timesync import UNIT as TIME_UNIT
-from firstboot.steps.model import Finding, Machine, Step
+from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
-HURRY = 0.3
+HURRY = 0.7
 """Seconds between two rounds while something is on its way."""
 
 BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."
@@ -59,6 +59,7 @@ class Course:
     wanted: Wanted
     certificates: Catalogue
     steps: tuple[Step, ...]
+    verdicts: Verdicts = field(default_factory=Verdicts)
 
     @classmethod
     def of(cls, node: Node, memory: Memory, addresses: Sequence[str]) -> Course:
@@ -90,7 +91,7 @@ class Agent:
     async def plan(self) -> Sequence[PlannedStep]:
         """Return what the next pass would do, without doing it."""
         course = self._course()
-        result = await converge(course.steps, await self._machine(), dry=True)
+        result = await converge(course.steps, await self._machine(Verdicts()), dry=True)
         found = {step.name: finding for step, finding in result.findings}
         return [_planned(step, found, result) for step in course.steps]
 
@@ -114,7 +115,7 @@ class Agent:
         if self.course is None:
             self._publish(self._waiting(taken))
             return
-        machine = await self._machine()
+        machine = await self._machine(self.course.verdicts)
         result = await converge(self.course.steps, machine)
         parts = await self._parts(self.course, machine)
         self._publish(self._running(taken, self.course, result, parts))
@@ -124,9 +125,9 @@ class Agent:
         """Whether the next round may take its time."""
         return self.current.phase.settled
 
-    async def _machine(self) -> Machine:
+    async def _machine(self, verdicts: Verdicts) -> Machine:
         units = await self.systemd.units((*UNITS, TIME_UNIT))
-        return Machine(self.systemd, self.client, units)
+        return Machine(self.systemd, self.client, units, verdicts)
 
     async def _parts(self, course: Course, machine: Machine) -> dict[str, Part]:
         """Return the state of every service that is wanted, by unit."""
@@ -180,7 +181,7 @@ class Agent:
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
 
-        if self.current.certificates and self.current.phase.ready:
+        if self.current.certificates and course.verdicts.holds("certificates"):
             return dict(self.current.certificates)
         try:
             found = pki.expiries(course.certificates, self.memory.ledger)
@@ -237,6 +238,7 @@ async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        await manager.hold((*UNITS, TIME_UNIT))
         await manager.on_change(agent.wake.set)
         systemd.notify("READY=1")
         rounds = asyncio.create_task(_rounds(agent, doors))

@@ -104,6 +104,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     yield Certificates(certificates, memory.ledger)
     for service in (*wanted.all_services, timesync.service(node)):
         yield from _service(service)
+        if service.unit == "kube-apiserver":
+            yield Gate("apiserver-listens", unit="kube-apiserver")
         if service.unit == "kubelet":
             yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
             yield NodeLabels(node.name, {ROLE_LABEL: ""})

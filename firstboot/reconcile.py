@@ -47,6 +47,9 @@ async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False
         if unmet is not None:
             blocked[step.name] = unmet
             continue
+        if machine.verdicts.holds(step.name):
+            done.add(step.name)
+            continue
         try:
             finding = await step.check(machine)
             if finding is not None:
@@ -56,6 +59,8 @@ async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False
                 if not dry:
                     log.info("%s: %s %s: %s", step.name, finding.action, finding.path, finding.reason)
                     await step.apply(machine)
+            else:
+                machine.verdicts.note(step)
         except BasaltError as error:
             log.warning("%s: %s", step.name, error)
             failures.append(_failure(step, error))

@@ -45,6 +45,7 @@ class Systemd:
 
     def __init__(self, bus: MessageBus) -> None:
         self._bus = bus
+        self._main: dict[str, tuple[int, str]] = {}
 
     @classmethod
     async def connect(cls) -> Self:
@@ -67,13 +68,28 @@ class Systemd:
         (rows,) = await self._call("ListUnitsByNames", "as", [wanted])
         return {row[0].removesuffix(".service"): Unit(row[0], row[3], row[4], row[6]) for row in rows}
 
-    async def main_pid(self, unit: Unit) -> int:
-        """Return the PID of the unit's main process, 0 where there is none."""
-        return int(await self._property(unit, "org.freedesktop.systemd1.Service", "MainPID"))
+    async def hold(self, names: Iterable[str]) -> None:
+        """Keep services loaded while this connection lasts.
 
-    async def restarts(self, unit: Unit) -> int:
-        """Return how often systemd has restarted the unit by itself."""
-        return int(await self._property(unit, "org.freedesktop.systemd1.Service", "NRestarts"))
+        systemd forgets a unit that does not run and nobody refers to, and would read its files anew at each question.
+        """
+        for name in names:
+            await self._call("RefUnit", "s", [f"{name}.service"])
+
+    async def main_pid(self, unit: Unit) -> int:
+        """Return the PID of the unit's main process, 0 where there is none.
+
+        systemd is asked again only when the process of the last answer has ended: a question costs both sides some
+        milliseconds, a look into /proc next to none.
+        """
+        known = self._main.get(unit.name)
+        if known and started_at(known[0]) == known[1]:
+            return known[0]
+        pid = int(await self._property(unit, "org.freedesktop.systemd1.Service", "MainPID"))
+        # Before its start is complete a service may still change its main process.
+        if pid and unit.up and (since := started_at(pid)):
+            self._main[unit.name] = pid, since
+        return pid
 
     async def start(self, name: str) -> None:
         """Queue a start."""
@@ -140,6 +156,18 @@ class Systemd:
             reason = reply.body[0] if reply and reply.body else "no answer"
             raise BasaltError(f"systemd refuses {member} {body}: {reason}")
         return list(reply.body)
+
+
+def started_at(pid: int, proc: Path = Path("/proc")) -> str | None:
+    """Return when a process started, in clock ticks since boot; None when it is gone.
+
+    Together with the PID it names one process.
+    """
+    try:
+        text = (proc / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
 
 
 def revision_of(pid: int, proc: Path = Path("/proc")) -> str | None:

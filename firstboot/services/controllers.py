@@ -30,7 +30,8 @@ def controller_manager(node: Node) -> Service:
     return Service(
         unit="kube-controller-manager",
         probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
-        needs=("apiserver",),
+        # It waits by itself until the API server is healthy; its own start takes as long as that.
+        needs=("apiserver-listens",),
         arguments={
             **loop_arguments("controller-manager"),
             "cluster-name": cluster.name,
@@ -42,6 +43,10 @@ def controller_manager(node: Node) -> Service:
             "root-ca-file": f"{PKI}/ca.crt",
             "service-account-private-key-file": f"{PKI}/sa.key",
             "use-service-account-credentials": "true",
+            # Some two hundred requests for those accounts come before the first node gets its pod network; the default
+            # of 20 a second spreads them over ten seconds.
+            "kube-api-qps": "100",
+            "kube-api-burst": "200",
             # /usr is read-only; the default folder lies in it.
             "flex-volume-plugin-dir": "/var/lib/kubelet/volumeplugins",
         },

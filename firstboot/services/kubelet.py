@@ -18,7 +18,8 @@ def service(node: Node) -> Service:
     return Service(
         unit="kubelet",
         probe=HttpProbe("http://127.0.0.1:10248/healthz"),
-        needs=("containerd", "apiserver"),
+        # It needs none of the roles that the API server makes before it calls itself ready.
+        needs=("containerd", "apiserver-listens"),
         files=(configuration(node),),
         arguments={
             "config": str(CONFIG),

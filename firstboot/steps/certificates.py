@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from firstboot import pki
 from firstboot.pki.catalogue import Catalogue
@@ -20,6 +21,7 @@ class Certificates:
     ledger: Ledger = field(repr=False, compare=False)
     name: str = "certificates"
     needs: tuple[str, ...] = ("hostname",)
+    lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
         """Examine what has changed since the last time."""

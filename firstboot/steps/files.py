@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from firstboot import files
 from firstboot.files import File
@@ -18,6 +19,7 @@ class Files:
     name: str
     files: tuple[File, ...]
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
         """Compare content, mode and owner."""
@@ -48,6 +50,7 @@ class Absent:
     pattern: str
     keep: frozenset[Path]
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
         """Look for files that nobody wants."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from firstboot.probes import Probe
 from firstboot.steps.model import Finding, Machine
@@ -11,21 +12,19 @@ from firstboot.steps.model import Finding, Machine
 
 @dataclass(frozen=True)
 class Gate:
-    """Open when the probe says that the thing works.
-
-    once: a gate of a unit (None for other things) is not asked before the unit has started
-    """
+    """Open when the unit has started, if it is a unit's, and the probe, if there is one, says that it works."""
 
     name: str
-    probe: Probe
+    probe: Probe | None = None
     unit: str | None = None
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = False
 
     async def check(self, machine: Machine) -> Finding | None:
         """Ask the probe, but not a service that is known to be down."""
         if self.unit and (reason := _down(machine, self.unit)):
             return Finding(self.name, "wait", reason)
-        reason = await machine.ask(self.probe)
+        reason = await machine.ask(self.probe) if self.probe else None
         return Finding(self.name, "wait", reason) if reason else None
 
     async def apply(self, machine: Machine) -> None:

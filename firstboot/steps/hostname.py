@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from firstboot import files
 from firstboot.steps.model import Finding, Machine
@@ -20,6 +21,7 @@ class Hostname:
     hostname: str
     name: str = "hostname"
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
         """Compare both."""

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +33,28 @@ class Finding:
 
 
 @dataclass
+class Verdicts:
+    """Steps that were found done a moment ago, by name; passes follow each other faster than files change.
+
+    seconds: how long such a verdict holds
+    """
+
+    seconds: float = 5.0
+    clock: Callable[[], float] = time.monotonic
+    _found: dict[str, float] = field(default_factory=dict)
+
+    def holds(self, name: str) -> bool:
+        """Whether the step of that name need not be looked at."""
+        found = self._found.get(name)
+        return found is not None and self.clock() - found < self.seconds
+
+    def note(self, step: Step) -> None:
+        """Remember that it was found done now, if it is one whose verdict lasts."""
+        if step.lasts:
+            self._found[step.name] = self.clock()
+
+
+@dataclass
 class Machine:
     """The node as steps see and change it during one pass: each probe is asked once a pass.
 
@@ -41,6 +64,7 @@ class Machine:
     systemd: Systemd
     client: Client
     units: Mapping[str, Unit]
+    verdicts: Verdicts = field(default_factory=Verdicts)
     _answers: dict[Probe, str | None] = field(default_factory=dict)
 
     async def ask(self, probe: Probe) -> str | None:
@@ -61,6 +85,11 @@ class Step(Protocol):
     @property
     def needs(self) -> tuple[str, ...]:
         """Steps that must be done before this one is looked at."""
+        ...
+
+    @property
+    def lasts(self) -> bool:
+        """Whether what is done stays so unless somebody interferes, which may be noticed some seconds later."""
         ...
 
     async def check(self, machine: Machine) -> Finding | None:

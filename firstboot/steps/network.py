@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from firstboot import files
 from firstboot.features.network import cni_config
@@ -18,6 +19,7 @@ class CniConfig:
 
     name: str = "cni"
     needs: tuple[str, ...] = ("unit:flanneld",)
+    lasts: ClassVar[bool] = False
 
     async def check(self, machine: Machine) -> Finding | None:
         """Compare; without a pod network there is nothing to compare with yet."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from firstboot.features.model import Object
 from firstboot.kube import object_path
@@ -40,6 +40,7 @@ class Objects:
     objects: tuple[Object, ...]
     applied: Applied = field(compare=False, hash=False)
     needs: tuple[str, ...] = ("apiserver",)
+    lasts: ClassVar[bool] = False
 
     async def check(self, machine: Machine) -> Finding | None:
         """Look which were not applied lately."""
@@ -64,6 +65,7 @@ class NodeLabels:
     labels: Mapping[str, str] = field(hash=False)
     name: str = "node-labels"
     needs: tuple[str, ...] = ("node",)
+    lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
         """Compare with the Node object."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from firstboot.services.model import Service
 from firstboot.steps.model import Finding, Machine
@@ -16,6 +17,7 @@ class Running:
 
     service: Service
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -52,6 +54,7 @@ class Stopped:
 
     unit: str
     needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from firstboot.failure import BasaltError
 from firstboot.kube import Client
 from firstboot.reconcile import Pass, converge
 from firstboot.steps.gates import Gate
-from firstboot.steps.model import Finding, Machine
+from firstboot.steps.model import Finding, Machine, Verdicts
 from firstboot.steps.units import Running, Stopped
 from firstboot.systemd import Systemd, Unit
 from tests.unit.test_plan import service
@@ -30,6 +30,7 @@ class Work:
     name: str
     needs: tuple[str, ...] = ()
     action: str = "write"
+    lasts: bool = False
     error: str = ""
     applied: list[str] = field(default_factory=list)
 
@@ -76,6 +77,20 @@ def test_a_dry_pass_changes_nothing_and_goes_on_as_if_it_had() -> None:
     assert [step.name for step, _ in result.findings] == ["first", "second"]
     assert not first.applied
     assert not second.applied
+
+
+def test_a_lasting_verdict_is_not_sought_again_until_it_is_old() -> None:
+    now = 0.0
+    verdicts = Verdicts(seconds=5, clock=lambda: now)
+    lasting, other = Work("lasting", lasts=True, applied=["x"]), Work("other", applied=["x"])
+    passing = replace(machine(), verdicts=verdicts)
+    asyncio.run(converge([lasting, other], passing))
+    for step in (lasting, other):
+        step.applied.clear()
+    now = 4.9
+    assert [step.name for step, _ in asyncio.run(converge([lasting, other], passing)).findings] == ["other"]
+    now = 5.1
+    assert [step.name for step, _ in asyncio.run(converge([lasting], passing)).findings] == ["lasting"]
 
 
 class Jobs:
