@@ -2,7 +2,7 @@
 # A thin front door: every target is one command of the project's own Python, which can also be called by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help image run stop test pending check lint versions clean
+.PHONY: help image run stop test pending bench soak check lint versions clean
 MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
@@ -13,6 +13,14 @@ WORKERS ?= 2
 # Scenarios that have not been seen through on the image yet: `make pending` runs them, and one that passes leaves the list.
 PENDING = $(addprefix tests/, torture/test_cluster.py torture/test_go.py vm/test_bad_documents.py vm/test_documents.py \
 	vm/test_life.py vm/test_torture.py)
+# What `make soak` repeats, without those that are still pending.
+SOAK = $(filter-out $(PENDING),$(addprefix tests/, torture/test_single.py torture/test_cluster.py vm/test_first_boot.py \
+	vm/test_life.py vm/test_torture.py)) -m 'not pending'
+REPEAT ?= 10
+TORTURE_SECONDS ?= 120
+SEED ?= $(shell date +%s)
+PAIRS ?= 2
+BUILD ?= warm
 RUN = exec $$venv/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
@@ -36,6 +44,13 @@ test: image ## Units and linters, datastores under torture, virtual machines (ro
 
 pending: image ## Scenarios on virtual machines that are not part of `make test` yet (root)
 	@venv=$(VENV) && $(RUN) $(PENDING) tests/vm/test_first_boot.py $(PYTEST_ARGS)
+
+bench: image ## Boot, memory, size and build beside a cluster started by hand (root); PAIRS=2, BUILD=warm|cold|none
+	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD)
+
+soak: image ## The tests of durability again and again (root); REPEAT=10, TORTURE_SECONDS=120 of writes, SEED=N
+	@venv=$(VENV) && export TORTURE_SECONDS=$(TORTURE_SECONDS) && exec $$venv/bin/python -m pytest -p tests.soak \
+		--repeat=$(REPEAT) --seed=$(SEED) --numprocesses=$(WORKERS) --dist=loadgroup -v $(SOAK) $(PYTEST_ARGS)
 
 check: ## Unit tests and linters: seconds, no root, no network
 	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit $(PYTEST_ARGS)

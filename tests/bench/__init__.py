@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make bench`: how long and how much, beside the same programs started by hand on the same machine.
 
-baseline/     the cluster by hand: a shell script and its static configuration
+by-hand/      the cluster by hand: a shell script and its static configuration
 baseline.py   gives a machine that script, the configuration and keys made beforehand
 observe.py    looks at a cluster from outside and notes when it has got how far
 boots.py      boots both, one after the other        memory.py   what an idle node uses

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine of the same image that starts a cluster by hand: baseline/start.sh, with keys made on this host.
+"""A machine of the same image that starts a cluster by hand: by-hand/start.sh, with keys made on this host.
 
-The script comes as a credential, everything else as a tar archive on a disk. The first device that udev finds and that
-only tests' machines have starts it, with the root file system there and almost nothing else: no later than anything
-that systemd itself could be told to start.
+The script comes as a credential, everything else as a tar archive on a disk. Credentials also add a unit to systemd's
+first transaction: nothing in user space can be started earlier.
 """
 
 from __future__ import annotations
@@ -18,20 +17,33 @@ from firstboot import pki
 from firstboot.config import Config
 from firstboot.pki.catalogue import catalogue
 from firstboot.pki.verdict import Ledger
-from image.vm.arguments import JOURNAL_PORT, Credential
+from image.vm.arguments import Credential
 
 from ..vm.channel import SYSTEM_CREDENTIALS
 from ..vm.documents import control_plane
 from ..vm.machine import Setup
 
-HERE = Path(__file__).parent / "baseline"
+HERE = Path(__file__).parent / "by-hand"
 SCRIPT = "bench.baseline"
 UNIT = "baseline"
 NODE, ADDRESS = "node-1", "10.0.2.15"
 
-START = f"""\
-/usr/bin/systemd-run --no-block --collect --unit={UNIT} --property=DefaultDependencies=no \
---property=Delegate=yes --property=DelegateSubgroup=shell /bin/bash {SYSTEM_CREDENTIALS}/{SCRIPT}"""
+SERVICE = f"""\
+[Unit]
+Description=Control plane by hand
+DefaultDependencies=no
+# The initrd reads credentials too.
+ConditionPathExists=!/etc/initrd-release
+
+[Service]
+ExecStart=/bin/bash {SYSTEM_CREDENTIALS}/{SCRIPT}
+Delegate=yes
+DelegateSubgroup=shell
+"""
+WANTED = f"[Unit]\nWants={UNIT}.service\n"
+NEVER = f"[Unit]\nConditionPathExists=!{SYSTEM_CREDENTIALS}/{SCRIPT}\n"
+REPLACED = ("basalt", "basalt-images", "containerd", "cloud-init-main", "cloud-init-local")
+"""Services of the image that leave this machine to the script."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +78,13 @@ def make_keys(folder: Path) -> None:
 
 
 def credentials() -> tuple[Credential, ...]:
-    """Return what starts the script."""
-    rule = f'ACTION=="add", SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{JOURNAL_PORT}", RUN+="{START}"\n'
-    return Credential("udev.rules.91-baseline", rule), Credential(SCRIPT, (HERE / "start.sh").read_text())
+    """Return what starts the script, and keeps the image's own services from starting."""
+    return (
+        Credential(SCRIPT, (HERE / "start.sh").read_text()),
+        Credential(f"systemd.extra-unit.{UNIT}.service", SERVICE),
+        Credential("systemd.unit-dropin.sysinit.target", WANTED),
+        *(Credential(f"systemd.unit-dropin.{name}.service", NEVER) for name in REPLACED),
+    )
 
 
 def setup() -> Setup:

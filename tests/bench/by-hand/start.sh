@@ -10,9 +10,6 @@ cgroup=/sys/fs/cgroup/system.slice/baseline.service
 
 export PATH=/usr/sbin:/usr/bin HOME=/root
 
-# The image's own plan for this machine; jobs that still wait are dropped by this too.
-systemctl --no-block stop basalt.service basalt-images.service containerd.service cloud-init.target
-
 mkdir -p /root /tmp /var/log
 tar -xf $disk -C /
 echo +cpu +memory +io +pids >$cgroup/cgroup.subtree_control
@@ -27,7 +24,7 @@ start() {
     mkdir $cgroup/$name
     while :; do
         (echo 0 >$cgroup/$name/cgroup.procs && exec "$@") &>>/var/log/$name.log
-        pause 1
+        pause 2
     done &
 }
 
@@ -58,8 +55,16 @@ ip link add basalt-dns type dummy
 ip address add 10.152.183.10/32 dev basalt-dns
 ip link set basalt-dns up
 
-# The port is open seconds before the API is ready, just the time that these need to come up themselves.
+# The port is open long before anybody answers; one question waits there until the API server begins to.
+readyz() { printf 'GET /readyz HTTP/1.0\r\n\r\n' | openssl s_client -quiet -connect 127.0.0.1:6443 2>/dev/null; }
 until : >/dev/tcp/127.0.0.1/6443; do pause; done 2>/dev/null
+readyz >/dev/null
+
+# The kubelet may do all it needs from the beginning; for the others the API server first has to make their roles.
+start kubelet kubelet \
+    --config=/etc/kubernetes/kubelet.json --kubeconfig=/etc/kubernetes/kubelet.kubeconfig \
+    --hostname-override=node-1 --node-ip=$ip
+until [[ $(readyz) == "HTTP/1.0 200"* ]]; do pause 0.5; done
 
 start kube-controller-manager kube-controller-manager \
     --kubeconfig=/etc/kubernetes/controller-manager.kubeconfig --bind-address=127.0.0.1 --leader-elect=false \
@@ -67,9 +72,6 @@ start kube-controller-manager kube-controller-manager \
     --service-cluster-ip-range=10.152.183.0/24 --use-service-account-credentials=true \
     --cluster-signing-cert-file=$pki/ca.crt --cluster-signing-key-file=$pki/ca.key --root-ca-file=$pki/ca.crt \
     --service-account-private-key-file=$pki/sa.key --flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins
-start kubelet kubelet \
-    --config=/etc/kubernetes/kubelet.json --kubeconfig=/etc/kubernetes/kubelet.kubeconfig \
-    --hostname-override=node-1 --node-ip=$ip
 start kube-scheduler kube-scheduler \
     --kubeconfig=/etc/kubernetes/scheduler.kubeconfig --bind-address=127.0.0.1 --leader-elect=false \
     --authentication-skip-lookup=true
