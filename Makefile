@@ -50,7 +50,7 @@ bench: image ## Boot, memory, size and build beside a cluster started by hand (r
 
 soak: image ## The tests of durability again and again (root); REPEAT=10, TORTURE_SECONDS=120 of writes, SEED=N
 	@venv=$(VENV) && export TORTURE_SECONDS=$(TORTURE_SECONDS) && exec $$venv/bin/python -m pytest -p tests.soak \
-		--repeat=$(REPEAT) --seed=$(SEED) --numprocesses=$(WORKERS) --dist=loadgroup -v $(SOAK) $(PYTEST_ARGS)
+		--repeat=$(REPEAT) --seed=$(SEED) --numprocesses=$(WORKERS) -v $(SOAK) $(PYTEST_ARGS)
 
 check: ## Unit tests and linters: seconds, no root, no network
 	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit $(PYTEST_ARGS)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,13 +37,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test as often as asked for; one repetition stays in one process, as its machines do."""
+    """Run every test as often as asked for."""
     count = metafunc.config.getoption("--repeat")
-    numbers = [
-        pytest.param(number, id=f"soak{number}", marks=pytest.mark.xdist_group(f"soak{number}"))
-        for number in range(count)
-    ]
-    metafunc.parametrize(FIXTURE, numbers, indirect=True)
+    metafunc.parametrize(
+        FIXTURE, range(count), indirect=True, ids=[f"soak{number}" for number in range(count)]
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -62,8 +59,9 @@ def number_of(item: pytest.Item) -> int:
 @pytest.fixture(autouse=True)
 def repetition(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Give the test the machines and the moments of its repetition."""
-    number = int(request.param)
-    monkeypatch.setattr(ready, "folder", lambda: folder(number))
+    number, key = int(request.param), ready.key
+    monkeypatch.setattr(ready, "folder", folder)
+    monkeypatch.setattr(ready, "key", lambda *setup: f"{key(*setup)}-soak{number}")
     known = getattr(request.module, "MOMENTS", None)
     if known:
         dice = random.Random(f"{request.config.getoption('--seed')} {request.node.nodeid}")
@@ -82,14 +80,12 @@ def condition(after: int) -> str:
     return f"test $(cut -d. -f1 /proc/uptime) -ge {after}"
 
 
-def folder(number: int) -> Path:
-    """Return where the Ready machines of a repetition are."""
-    return host.cache() / "vm" / "soak" / str(number)
+def folder() -> Path:
+    """Return where Ready machines of repetitions are; the longest unused go as others come."""
+    return host.cache() / "vm" / "soak"
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Remove the machines of a repetition that is over."""
-    yield
-    if nextitem is None or number_of(nextitem) != number_of(item):
-        shutil.rmtree(folder(number_of(item)), ignore_errors=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the machines when all processes are done."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(folder(), ignore_errors=True)
