@@ -60,23 +60,24 @@ readyz() { printf 'GET /readyz HTTP/1.0\r\n\r\n' | openssl s_client -quiet -conn
 until : >/dev/tcp/127.0.0.1/6443; do pause; done 2>/dev/null
 readyz >/dev/null
 
-# The kubelet may do all it needs from the beginning; for the others the API server first has to make their roles.
+# These ask again and again for what they may not see yet, and have most of their own start behind them until then.
 start kubelet kubelet \
     --config=/etc/kubernetes/kubelet.json --kubeconfig=/etc/kubernetes/kubelet.kubeconfig \
     --hostname-override=node-1 --node-ip=$ip
-until [[ $(readyz) == "HTTP/1.0 200"* ]]; do pause 0.5; done
+start kube-scheduler kube-scheduler \
+    --kubeconfig=/etc/kubernetes/scheduler.kubeconfig --bind-address=127.0.0.1 --leader-elect=false \
+    --authentication-skip-lookup=true
+start kube-proxy kube-proxy --config=/etc/kubernetes/kube-proxy.json
+start coredns coredns -conf /etc/kubernetes/Corefile
 
+# The controller manager gives up after ten seconds when the API server is not ready.
+until [[ $(readyz) == "HTTP/1.0 200"* ]]; do pause 0.5; done
 start kube-controller-manager kube-controller-manager \
     --kubeconfig=/etc/kubernetes/controller-manager.kubeconfig --bind-address=127.0.0.1 --leader-elect=false \
     --authentication-skip-lookup=true --allocate-node-cidrs=true --cluster-cidr=10.1.0.0/16 \
     --service-cluster-ip-range=10.152.183.0/24 --use-service-account-credentials=true \
     --cluster-signing-cert-file=$pki/ca.crt --cluster-signing-key-file=$pki/ca.key --root-ca-file=$pki/ca.crt \
     --service-account-private-key-file=$pki/sa.key --flex-volume-plugin-dir=/var/lib/kubelet/volumeplugins
-start kube-scheduler kube-scheduler \
-    --kubeconfig=/etc/kubernetes/scheduler.kubeconfig --bind-address=127.0.0.1 --leader-elect=false \
-    --authentication-skip-lookup=true
-start kube-proxy kube-proxy --config=/etc/kubernetes/kube-proxy.json
-start coredns coredns -conf /etc/kubernetes/Corefile
 
 # flanneld ends as long as the controller manager has not given the node its pod network, and starts again.
 start flanneld env NODE_NAME=node-1 flanneld \
