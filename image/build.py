@@ -106,7 +106,7 @@ def _make(found: Inputs, profile: str, signer: keys.Keys, target: Path) -> None:
     sizes = artefacts.arrange(output, found.version)
     sizes.check()
     (output / "sizes.json").write_text(json.dumps(asdict(sizes)) + "\n")
-    sbom.write(output, found.version, found.stamp)
+    sbom.write(output, found.version, found.stamp, results)
     artefacts.write_sums(output, signer)
     (output / artefacts.KEY_FILE).write_text(f"{found.key}\n")
     shutil.rmtree(target, ignore_errors=True)

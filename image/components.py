@@ -318,17 +318,7 @@ def _module_name(go_mod: Path) -> str:
 
 def _describe(component: Component, work: Path, builder: Path, seconds: float) -> dict[str, Any]:
     """Return what component.json says: programs with sizes, and the modules inside them."""
-    go_programs = [binary for binary in component.binaries if not binary.is_c]
-    modules: list[Module] = []
-    if go_programs:
-        paths = [str(_target(Path(OUTPUT), binary.path)) for binary in go_programs]
-        binds = (Bind(work / "result", OUTPUT),)
-        modules = parse_modules(
-            host.run(
-                _in_builder(component, ["go", "version", "-m", *paths], binds, builder, cwd="/tmp"),
-                timeout=60,
-            )
-        )
+    modules = parse_modules(_go_version(component, work / "result", builder, "-m"))
     sizes = {
         binary.path: _target(work / "result", binary.path).stat().st_size for binary in component.binaries
     }
@@ -342,6 +332,21 @@ def _describe(component: Component, work: Path, builder: Path, seconds: float) -
         "modules": [vars(module) for module in modules],
         "seconds": round(seconds, 1),
     }
+
+
+def _go_version(component: Component, folder: Path, builder: Path, *flags: str) -> str:
+    """Return what Go says of a component's programs, nothing where none is Go's."""
+    paths = [str(_target(Path(OUTPUT), binary.path)) for binary in component.binaries if not binary.is_c]
+    command = ["go", "version", *flags, *paths]
+    argv = _in_builder(component, command, (Bind(folder, OUTPUT),), builder, cwd="/tmp")
+    return host.run(argv, timeout=60) if paths else ""
+
+
+def toolchain(result: Result) -> str:
+    """Return the version of Go that a component's programs were made with, empty where none is Go's."""
+    said = _go_version(result.component, result.folder, trees.builder_tree())
+    found = re.search(r": go(\d\S*)", said)
+    return found[1] if found else ""
 
 
 def parse_modules(text: str) -> list[Module]:

@@ -76,9 +76,8 @@ def _document(builder: Path, place: str) -> Path:
 
 
 def _toolchain(builder: Path) -> tuple[str, str]:
-    version = (builder / trees.GO_BIN.strip("/")).parent.joinpath("VERSION").read_text().split()[0]
     package = f"golang-{Path(trees.GO_BIN).parent.name.removeprefix('go-')}-src"
-    return f"Go's standard library {version}", _read(builder / "usr/share/doc" / package / "copyright")
+    return "Go's standard library", _read(builder / "usr/share/doc" / package / "copyright")
 
 
 def of_folder(folder: Path) -> dict[str, str]:

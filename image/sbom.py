@@ -90,10 +90,28 @@ def module(found: Module) -> Package:
     return Package(identifier("go", path, version), path, version, purl, comment=comment)
 
 
+def library(toolchain: str) -> Package:
+    """Return the entry of Go's standard library, under the name by which its flaws are listed."""
+    return Package(
+        identifier("go", "stdlib", toolchain),
+        "stdlib",
+        toolchain,
+        f"pkg:golang/stdlib@{toolchain}",
+        "BSD-3-Clause",
+    )
+
+
 def document(
-    version: str, stamp: int, system: Iterable[Package], initrd: Iterable[Package], results: Iterable[Result]
+    version: str,
+    stamp: int,
+    system: Iterable[Package],
+    initrd: Iterable[Package],
+    results: Iterable[tuple[Result, str]],
 ) -> dict[str, Any]:
-    """Return the whole document; the image describes itself as the package that contains all others."""
+    """Return the whole document; the image describes itself as the package that contains all others.
+
+    results: components, each with the version of Go that it was made with
+    """
     image = Package(
         identifier("image"), "basalt", version, "", "Apache-2.0", "Basalt's own code; see what it contains"
     )
@@ -102,11 +120,11 @@ def document(
     for package in (*system, *initrd):
         packages.setdefault(package.identifier, package)
     relations += [(image.identifier, "CONTAINS", name) for name in packages if name != image.identifier]
-    for result in results:
+    for result, toolchain in results:
         entry = component(result)
         packages[entry.identifier] = entry
         relations.append((image.identifier, "CONTAINS", entry.identifier))
-        for part in map(module, result.modules):
+        for part in (*([library(toolchain)] if toolchain else []), *map(module, result.modules)):
             packages.setdefault(part.identifier, part)
             relations.append((entry.identifier, "STATIC_LINK", part.identifier))
     return {
@@ -127,17 +145,16 @@ def document(
     }
 
 
-def write(output: Path, version: str, stamp: int) -> None:
+def write(output: Path, version: str, stamp: int, results: Iterable[Result]) -> None:
     """Turn mkosi's manifests and the licence list in a folder into the SBOM beside them."""
     licences = json.loads((output / LICENCES).read_text())
     system, initrd = output / f"basalt_{version}.manifest", output / "initrd.manifest"
-    results = [found for part in components.image_components() if (found := components.cached(part))]
     text = document(
         version,
         stamp,
         debian(json.loads(system.read_text()), licences),
         debian(json.loads(initrd.read_text()), licences),
-        results,
+        [(result, components.toolchain(result)) for result in results],
     )
     (output / f"basalt_{version}.spdx.json").write_text(json.dumps(text, indent=1) + "\n")
     for path in (system, initrd, output / LICENCES):

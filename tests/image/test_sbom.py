@@ -127,10 +127,13 @@ def licences(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
-def test_the_toolchain_brings_its_licence(root: Path, programs: dict[str, GoProgram]) -> None:
-    text = (root / notices.PLACE).read_text()
-    for toolchain in {program.toolchain for program in programs.values()}:
-        assert f"\nGo's standard library {toolchain}\n" in text
+def test_the_standard_library_is_named_and_brings_its_licence(
+    root: Path, programs: dict[str, GoProgram], purls: frozenset[str]
+) -> None:
+    toolchains = {program.toolchain.removeprefix("go") for program in programs.values()}
+    missing = [version for version in toolchains if f"pkg:golang/stdlib@{version}" not in purls]
+    assert toolchains and not missing, listed(missing)
+    assert "\nGo's standard library\n" in (root / notices.PLACE).read_text()
 
 
 def test_the_document_is_whole(bom: dict[str, Any], built: Built) -> None:
