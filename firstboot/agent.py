@@ -40,7 +40,7 @@ from firstboot.systemd import Systemd
 
 log = logging.getLogger(__name__)
 
-HURRY = 0.7
+HURRY = 1.0
 """Seconds between two rounds while something is on its way."""
 
 BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."

@@ -30,8 +30,7 @@ def controller_manager(node: Node) -> Service:
     return Service(
         unit="kube-controller-manager",
         probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
-        # It waits by itself until the API server is healthy; its own start takes as long as that.
-        needs=("apiserver-listens",),
+        needs=("apiserver",),
         arguments={
             **loop_arguments("controller-manager"),
             "cluster-name": cluster.name,
