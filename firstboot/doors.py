@@ -16,7 +16,7 @@ from firstboot.report import console
 from firstboot.report.status import Status
 
 if TYPE_CHECKING:
-    from firstboot.agent import Agent
+    from firstboot.api.node import Node
     from firstboot.api.server import ApiServer
     from firstboot.report.http import StatusServer
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Doors:
     """Opens what can be opened, follows the document, and says which door stays shut and why."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Node) -> None:
         self._agent = agent
         self._consoles = console.Consoles(console.targets(os.environ.get(console.VARIABLE)))
         self._painter: asyncio.Task[None] | None = None

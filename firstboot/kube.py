@@ -9,19 +9,36 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from firstboot.failure import BasaltError
-from firstboot.features.model import Object
 from firstboot.paths import PKI
-from firstboot.probes import SECONDS, Trust
 
 if TYPE_CHECKING:
     import aiohttp
 
 FIELD_MANAGER = "basalt"
 SERVER = "https://127.0.0.1:6443"
+
+SECONDS = 5.0
+"""How long a service may take to answer; a busy node answers late, a dead one never."""
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as JSON data; applied by the server under the agent's field manager."""
+
+
+class Trust(StrEnum):
+    """Whom a request believes to speak with the service."""
+
+    PLAIN = "plain"
+    """HTTP on the loopback address."""
+    CLUSTER = "cluster"
+    """HTTPS with the cluster's CA and the agent's client certificate."""
+    LOOPBACK = "loopback"
+    """HTTPS on the loopback address with a certificate that the service made for itself in memory."""
 
 
 class KubeError(BasaltError):

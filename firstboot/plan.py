@@ -10,7 +10,8 @@ from pathlib import Path
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd
 from firstboot.features import dns, network
-from firstboot.features.model import Feature, Object, bind_user
+from firstboot.features.model import Feature, bind_user
+from firstboot.kube import Object
 from firstboot.paths import ARGUMENTS, CNI_CONFIG, CONTAINERD_REGISTRIES
 from firstboot.pki.catalogue import Catalogue
 from firstboot.pki.verdict import Ledger

@@ -5,28 +5,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from firstboot.failure import BasaltError
-
-if TYPE_CHECKING:
-    from firstboot.kube import Client
-
-SECONDS = 5.0
-"""How long a service may take to answer; a busy node answers late, a dead one never."""
-
-
-class Trust(StrEnum):
-    """Whom a probe believes to speak with the service."""
-
-    PLAIN = "plain"
-    """HTTP on the loopback address."""
-    CLUSTER = "cluster"
-    """HTTPS with the cluster's CA and the agent's client certificate."""
-    LOOPBACK = "loopback"
-    """HTTPS on the loopback address with a certificate that the service made for itself in memory."""
+from firstboot.kube import SECONDS, Client, Trust
 
 
 class Probe(Protocol):

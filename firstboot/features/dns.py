@@ -8,8 +8,9 @@ Service.
 
 from __future__ import annotations
 
-from firstboot.features.model import Feature, Object, allow, bind_user, cluster_role
+from firstboot.features.model import Feature, allow, bind_user, cluster_role
 from firstboot.files import File
+from firstboot.kube import Object
 from firstboot.paths import KUBERNETES
 from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from firstboot.kube import Object
 from firstboot.services.model import Service
-
-Object = Mapping[str, Any]
-"""A Kubernetes object as JSON data; applied by the server under the agent's field manager."""
 
 
 @dataclass(frozen=True)

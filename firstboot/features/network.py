@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 
 from firstboot.config import NetworkBackend
-from firstboot.features.model import Feature, Object, allow, bind_user, cluster_role
+from firstboot.features.model import Feature, allow, bind_user, cluster_role
 from firstboot.files import File
+from firstboot.kube import Object
 from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET, KUBERNETES
 from firstboot.probes import All, FileProbe, HttpProbe
 from firstboot.services.model import Node, Service

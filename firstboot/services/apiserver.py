@@ -7,8 +7,9 @@ import json
 
 from firstboot.datastores import Endpoint
 from firstboot.files import File
+from firstboot.kube import Trust
 from firstboot.paths import KUBERNETES, PKI
-from firstboot.probes import HttpProbe, Trust
+from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service
 
 OWNER = ("root", "kube-apiserver")

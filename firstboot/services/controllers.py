@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from firstboot.kube import Trust
 from firstboot.paths import KUBERNETES, PKI
-from firstboot.probes import HttpProbe, Trust
+from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service
 
 

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from firstboot.features.model import Object
-from firstboot.kube import object_path
+from firstboot.kube import Object, object_path
 from firstboot.steps.model import Finding, Machine
 
 AGAIN = 300.0

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from firstboot import kube
-from firstboot.kube import Client, KubeError, object_path
-from firstboot.probes import All, FileProbe, HttpProbe, NodeHasNetwork, NodeIsReady, Probe, SocketProbe, Trust
+from firstboot.kube import Client, KubeError, Trust, object_path
+from firstboot.probes import All, FileProbe, HttpProbe, NodeHasNetwork, NodeIsReady, Probe, SocketProbe
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
