@@ -29,8 +29,8 @@ TAIL_LINES = 12
 PIECE_BYTES = 64 * 1024
 """Most that a stream hands over at once."""
 
-REAP_SECONDS = 5.0
-"""How long a killed program may take to be collected."""
+REAP_SECONDS = 30.0
+"""How long a killed program may take to be collected: long on a busy machine, and for nothing else."""
 
 
 @dataclass(frozen=True)
