@@ -67,3 +67,15 @@ class Authority:
             )
         )
         return Identity(certificate, private, (believes or self).file)
+
+
+def token_key(file: Path) -> None:
+    """Make the key an API server signs service accounts' tokens with."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.TraditionalOpenSSL,
+            serialization.NoEncryption(),
+        )
+    )

@@ -26,7 +26,7 @@ class Programs:
 def built_programs() -> Programs:
     """Return the built programs, building what is not in the cache."""
     k8s_dqlite, etcd, torture = (
-        components.build(_component(name)) for name in ("k8s-dqlite", "etcd", "torture")
+        components.build(component(name)) for name in ("k8s-dqlite", "etcd", "torture")
     )
     # k8s-dqlite is linked against the image's libdqlite; the host may be of another release. The loader of
     # the builder tree runs it as an ordinary process of the host: signals reach the program itself.
@@ -39,8 +39,9 @@ def built_programs() -> Programs:
     )
 
 
-def _component(name: str) -> declaration.Component:
-    return next(component for component in declaration.components() if component.name == name)
+def component(name: str) -> declaration.Component:
+    """Return the description of a component."""
+    return next(each for each in declaration.components() if each.name == name)
 
 
 @dataclass(frozen=True)

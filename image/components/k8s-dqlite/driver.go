@@ -27,15 +27,63 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("not a dqlite connection"), opened.Close())
 	}
-	return &wholeConn{conn}, nil
+	return &wholeConn{Conn: conn, prepared: map[string]*dqlite.Stmt{}}, nil
 }
 
 func (c connector) Driver() driver.Driver { return c.inner.Driver() }
 
-type wholeConn struct{ *dqlite.Conn }
+// wholeConn keeps what it has executed prepared: SQLite takes several times longer to understand kine's statements than
+// to execute them. They end with the connection.
+type wholeConn struct {
+	*dqlite.Conn
+	prepared map[string]*dqlite.Stmt
+}
+
+// maxPrepared bounds the statements of a connection. There are some twenty texts without a number in them; kine writes
+// the limit of a list into its text, and the writer has one text for each number of writes.
+const maxPrepared = 48
+
+// statement returns the prepared statement of a text, or nil when the text shall be sent as it is.
+func (c *wholeConn) statement(ctx context.Context, query string) (*dqlite.Stmt, error) {
+	if stmt := c.prepared[query]; stmt != nil || len(c.prepared) >= maxPrepared {
+		return stmt, nil
+	}
+	opened, err := c.Conn.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	stmt, ok := opened.(*dqlite.Stmt)
+	if !ok {
+		return nil, errors.Join(errors.New("not a dqlite statement"), opened.Close())
+	}
+	c.prepared[query] = stmt
+	return stmt, nil
+}
 
 func (c *wholeConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	stmt, err := c.statement(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if stmt != nil {
+		return whole(stmt.QueryContext(ctx, args))
+	}
 	return whole(c.Conn.QueryContext(ctx, query, args))
+}
+
+func (c *wholeConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if len(args) == 0 {
+		// BEGIN and the like, and the schema.
+		return c.Conn.ExecContext(ctx, query, args)
+	}
+	stmt, err := c.statement(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	if stmt != nil {
+		return stmt.ExecContext(ctx, args)
+	}
+	return c.Conn.ExecContext(ctx, query, args)
 }
 
 func (c *wholeConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {

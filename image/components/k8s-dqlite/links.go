@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"net"
 	"sync"
@@ -42,7 +43,7 @@ func (l *Links) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if address == l.network.address {
 		limit = localAnswer
 	}
-	opened := &link{Conn: conn, address: address, limit: limit, links: l}
+	opened := newLink(conn, address, limit, l)
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
 	l.open[opened] = struct{}{}
@@ -68,13 +69,27 @@ func (l *Links) CloseAllBut(leader string) {
 	}
 }
 
+// link is a database connection. Besides its limits it saves system calls and wake-ups of the dqlite node: go-dqlite
+// writes and reads the eight bytes of each message's header by themselves.
 type link struct {
 	net.Conn
 	address string
 	limit   time.Duration
 	links   *Links
+	reader  *bufio.Reader
+	unsent  []byte // written, but not sent before what follows or before the answer is waited for
 	mutex   sync.Mutex
 	asked   time.Time // the deadline go-dqlite set, zero for none
+}
+
+const (
+	headerSize = 8
+	bufferSize = 4096 // of what is read ahead, and kept for the next message to be sent
+)
+
+func newLink(conn net.Conn, address string, limit time.Duration, links *Links) *link {
+	reader := bufio.NewReaderSize(conn, bufferSize)
+	return &link{Conn: conn, address: address, limit: limit, links: links, reader: reader}
 }
 
 func (c *link) SetDeadline(deadline time.Time) error {
@@ -94,18 +109,42 @@ func (c *link) deadline() time.Time {
 	return c.asked
 }
 
+// Read returns at once what an earlier read brought along.
 func (c *link) Read(buffer []byte) (int, error) {
-	if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
-		return 0, err
+	if c.reader.Buffered() == 0 {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
+		if err := c.Conn.SetReadDeadline(c.deadline()); err != nil {
+			return 0, err
+		}
 	}
-	return c.Conn.Read(buffer)
+	return c.reader.Read(buffer)
 }
 
+// Write keeps back what may be a header. go-dqlite uses a connection from one goroutine at a time.
 func (c *link) Write(buffer []byte) (int, error) {
-	if err := c.Conn.SetWriteDeadline(c.deadline()); err != nil {
-		return 0, err
+	if len(c.unsent) == 0 && len(buffer) == headerSize {
+		c.unsent = append(c.unsent, buffer...)
+		return len(buffer), nil
 	}
-	return c.Conn.Write(buffer)
+	c.unsent = append(c.unsent, buffer...)
+	return len(buffer), c.flush()
+}
+
+func (c *link) flush() error {
+	if len(c.unsent) == 0 {
+		return nil
+	}
+	if err := c.Conn.SetWriteDeadline(c.deadline()); err != nil {
+		return err
+	}
+	_, err := c.Conn.Write(c.unsent)
+	c.unsent = c.unsent[:0]
+	if cap(c.unsent) > bufferSize {
+		c.unsent = nil
+	}
+	return err
 }
 
 func (c *link) Close() error {

@@ -43,5 +43,6 @@ func start(arguments []string) error {
 		return err
 	}
 	configureLog(settings.Tracing)
+	beThrifty()
 	return Run(ctx, settings)
 }

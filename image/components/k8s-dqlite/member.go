@@ -150,14 +150,19 @@ func (m *Member) followLeader(ctx context.Context) {
 	known := ""
 	for {
 		// Alone there is nobody else to lead, and an idle node shall be idle.
+		members, err := m.store.Get(ctx)
+		alone := err == nil && len(members) < 2
 		interval := leaderInterval
-		if members, err := m.store.Get(ctx); err == nil && len(members) < 2 {
+		if alone {
 			interval = rolesInterval
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(interval):
+		}
+		if alone {
+			continue
 		}
 		within, cancel := context.WithTimeout(ctx, attemptTimeout)
 		leader, err := m.Leader(within)
