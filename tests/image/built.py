@@ -33,8 +33,9 @@ class Built:
 
     def only(self, pattern: str) -> Path:
         """Return the one file that a pattern matches."""
-        (found,) = self.folder.glob(pattern)
-        return found
+        found = list(self.folder.glob(pattern))
+        assert len(found) == 1, f"{len(found)} files {pattern}"
+        return found[0]
 
 
 def hold(source: Path, target: Path) -> Built:

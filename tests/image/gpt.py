@@ -46,8 +46,9 @@ class Table:
 
     def find(self, kind: Kind, label: str) -> Partition:
         """Return the one partition of a type and label."""
-        (found,) = (entry for entry in self.partitions if (entry.type, entry.label) == (kind, label))
-        return found
+        found = [entry for entry in self.partitions if (entry.type, entry.label) == (kind, label)]
+        assert len(found) == 1, f"{len(found)} partitions {kind.name} {label}"
+        return found[0]
 
     def read(self, partition: Partition, size: int | None = None) -> bytes:
         """Return the first bytes of a partition, all of them without a size."""
