@@ -33,7 +33,7 @@ class Boot:
     seconds:     milestone -> seconds since the kernel started
     firmware:    seconds from power-on to the kernel
     uncertainty: seconds by which the kernel's start may be wrong, and with it all of `seconds` alike
-    load:        the host's load average over a minute, before power-on
+    others:      share of the host's processors that was used by others, from power-on to the running pod
     timings:     what the agent's status document said itself
     """
 
@@ -41,7 +41,7 @@ class Boot:
     seconds: Mapping[str, float]
     firmware: float
     uncertainty: float
-    load: float
+    others: float
     memory: Memory
     timings: Mapping[str, float] = field(default_factory=dict)
 

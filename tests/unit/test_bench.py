@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import yaml
 
 from image.artefacts import Sizes
 from tests.bench import baseline, memory, tables
+from tests.bench.boots import HostTime, ticks_of
 from tests.bench.memory import Memory, Use
 from tests.bench.results import Boot, Builds, Host, Results, Side
 
@@ -26,7 +29,7 @@ HOST = Host(
 def boot(side: Side, *seconds: float, used: int = 700) -> Boot:
     milestones = dict(zip(tables.MILESTONES, seconds, strict=True))
     use = {"kubelet": Use(30 * MIB, 20 * MIB, 90 * MIB, 40 * MIB)}
-    return Boot(side, milestones, 8.0, 0.01, 0.5, Memory(3000 * MIB, used * MIB, 2000 * MIB, use))
+    return Boot(side, milestones, 8.0, 0.01, 0.05, Memory(3000 * MIB, used * MIB, 2000 * MIB, use))
 
 
 def results(*boots: Boot, usr: int = 300) -> Results:
@@ -74,6 +77,23 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
 def test_tables_stand_straight() -> None:
     for block in tables.render(results(*PAIRS)).split("\n\n")[1:]:
         assert len({len(line) for line in block.splitlines()}) == 1
+
+
+def test_a_busy_host_is_told() -> None:
+    busy = [replace(boot, others=0.2) for boot in PAIRS]
+    assert "other things" in tables.render(results(*busy))
+    assert "other things" not in tables.render(results(*PAIRS))
+
+
+def test_own_children_are_no_others() -> None:
+    before = HostTime.now()
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as child:
+        while ticks_of(str(child.pid)) < 20:
+            os.sched_yield()
+        after = HostTime.now()
+        child.kill()
+    assert after.ours - before.ours >= 0.2
+    assert 0 <= after.others_since(before) < 1
 
 
 def test_results_go_into_a_page_and_nothing_else_changes(tmp_path: Path) -> None:
