@@ -21,7 +21,7 @@ from image.vm.arguments import Credential
 
 from ..vm.channel import SYSTEM_CREDENTIALS
 from ..vm.documents import control_plane
-from ..vm.machine import Setup
+from ..vm.machine import Machine, MachineFailed, Setup
 
 HERE = Path(__file__).parent / "by-hand"
 SCRIPT = "bench.baseline"
@@ -93,3 +93,11 @@ def setup() -> Setup:
     for path in sorted(path for path in (HERE / "etc").rglob("*") if path.is_file()):
         digest.update(path.read_bytes())
     return Setup(name=NODE, extra=(Files(digest.hexdigest()),), credentials=credentials())
+
+
+def check(machine: Machine) -> None:
+    """Raise MachineFailed unless the script was started; without it there would be nothing to wait for."""
+    if not machine.run(f"test -d /sys/fs/cgroup/system.slice/{UNIT}.service", check=False).ok:
+        raise MachineFailed(
+            "the script was not started: systemd-debug-generator, which makes units of credentials, did not do so"
+        )

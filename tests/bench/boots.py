@@ -48,6 +48,9 @@ def measure(side: Side, image: Path, accelerator: Accelerator, settle: float) ->
         power_on = time.monotonic()
         host = HostTime.now()
         start = observe.KernelStart()
+        machine.wait_for_boot()
+        if side is Side.BY_HAND:
+            baseline.check(machine)
         api = observe.connect(machine)
         start.look(machine)
         reached = observe.follow(machine, api)

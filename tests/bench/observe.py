@@ -130,7 +130,6 @@ class KernelStart:
 
 def connect(machine: Machine) -> Api:
     """Wait until there is an administrator's kubeconfig in the machine, and use it."""
-    machine.wait_for_boot()
     while True:
         text = machine.run(["bash", "-c", KUBECONFIG], timeout=READY_SECONDS).stdout
         try:
