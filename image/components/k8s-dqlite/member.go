@@ -26,8 +26,8 @@ const (
 	snapshotThreshold = 512
 	snapshotTrailing  = 512
 
-	rolesInterval   = 5 * time.Second
 	leaderInterval  = 250 * time.Millisecond
+	aloneInterval   = 5 * time.Second
 	attemptTimeout  = time.Second
 	handoverTimeout = 5 * time.Second
 	// Joining copies the whole database; everything else at start is quick.
@@ -55,8 +55,8 @@ func StartMember(ctx context.Context, s Settings) (*Member, error) {
 		// The channel stays empty: connections are admitted by Network.Serve.
 		app.WithExternalConn(network.Dial, make(chan net.Conn)),
 		app.WithUnixSocket(network.socket),
-		app.WithNetworkLatency(s.Latency),
-		app.WithRolesAdjustmentFrequency(rolesInterval),
+		app.WithNetworkLatency(s.pace().latency),
+		app.WithRolesAdjustmentFrequency(s.pace().roles),
 		app.WithSnapshotParams(godqlite.SnapshotParams{Threshold: snapshotThreshold, Trailing: snapshotTrailing}),
 		// Recovery by itself means deleting what cannot be read. That is for a person to decide.
 		app.WithAutoRecovery(false),
@@ -154,7 +154,7 @@ func (m *Member) followLeader(ctx context.Context) {
 		alone := err == nil && len(members) < 2
 		interval := leaderInterval
 		if alone {
-			interval = rolesInterval
+			interval = aloneInterval
 		}
 		select {
 		case <-ctx.Done():

@@ -24,8 +24,9 @@ import (
 
 // kine's settings, each for a reason measured in docs/datastore.md.
 const (
-	notifyInterval   = 5 * time.Second // 0 keeps a core busy
-	pollInterval     = 250 * time.Millisecond
+	// How often a watch without events is told the revision. API servers ask when they need to know; this is for their
+	// clients' bookmarks, which must be newer than the oldest revision kept. Each time wakes every watch on both sides.
+	notifyInterval   = time.Minute
 	pollBatch        = 500
 	compactJitter    = 10 // per cent: several members compact, the later ones find nothing to do
 	compactTimeout   = 5 * time.Second
@@ -114,7 +115,7 @@ func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus
 		CompactTimeout:        compactTimeout,
 		CompactMinRetain:      compactMinRetain,
 		CompactBatchSize:      compactBatch,
-		PollInterval:          pollInterval,
+		PollInterval:          s.pace().poll,
 		PollBatchSize:         pollBatch,
 	})
 	store := newBackend(log)
