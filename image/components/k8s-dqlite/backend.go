@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"github.com/k3s-io/kine/pkg/logstructured"
@@ -23,15 +22,17 @@ const (
 )
 
 // backend is kine's, with three corrections: results of writes reach the client, expiry of leases does not end for
-// good when its watch does, and the current revision is never behind an acknowledged write.
+// good when its watch does, and the current revision is never behind an acknowledged write. And a shortcut: keys that
+// were never written are not looked for.
 type backend struct {
 	server.Backend
-	log    *sqllog.SQLLog
-	newest atomic.Int64
+	log     *sqllog.SQLLog
+	horizon *horizon
+	names   *names
 }
 
-func newBackend(log *sqllog.SQLLog) *backend {
-	return &backend{Backend: logstructured.New(log), log: log}
+func newBackend(log *sqllog.SQLLog, newest *horizon, known *names) *backend {
+	return &backend{Backend: logstructured.New(log), log: log, horizon: newest, names: known}
 }
 
 // Start prepares the table and makes the key kube-apiserver probes.
@@ -97,7 +98,7 @@ func (b *backend) Create(ctx context.Context, key string, value []byte, lease in
 	if err == nil {
 		revision = result.revision
 	}
-	b.seen(revision)
+	b.horizon.seen(revision)
 	return revision, translate(err)
 }
 
@@ -109,7 +110,7 @@ func (b *backend) Update(
 	if result.err != nil {
 		return 0, nil, false, translate(result.err)
 	}
-	b.seen(revision)
+	b.horizon.seen(revision)
 	return revision, kv, updated, translate(err)
 }
 
@@ -119,14 +120,20 @@ func (b *backend) Delete(ctx context.Context, key string, previous int64) (int64
 	if result.err != nil {
 		return 0, nil, false, translate(result.err)
 	}
-	b.seen(revision)
+	b.horizon.seen(revision)
 	return revision, kv, deleted, translate(err)
 }
 
 func (b *backend) Get(ctx context.Context, key string, revision int64, keysOnly bool) (int64, *server.KeyValue, error) {
+	// In this order: the key was not there at the revision, because it is not there now.
+	newest := b.horizon.revision.Load()
+	if revision == 0 && newest > 0 && b.names.lacks(key) {
+		return newest, nil, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	current, kv, err := b.Backend.Get(ctx, key, revision, keysOnly)
+	b.horizon.seen(current)
 	return current, kv, translate(err)
 }
 
@@ -136,28 +143,35 @@ func (b *backend) List(
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	current, kvs, err := b.Backend.List(ctx, key, end, limit, revision, keysOnly)
+	b.horizon.seen(current)
 	return current, kvs, translate(err)
+}
+
+func (b *backend) ListStream(
+	ctx context.Context, key, end string, limit, revision int64, keysOnly bool,
+) server.ListResult {
+	result := b.Backend.ListStream(ctx, key, end, limit, revision, keysOnly)
+	b.horizon.seen(result.CurrentRevision)
+	return result
 }
 
 func (b *backend) Count(ctx context.Context, key, end string, revision int64) (int64, int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, readLimit)
 	defer cancel()
 	current, count, err := b.Backend.Count(ctx, key, end, revision)
+	b.horizon.seen(current)
 	return current, count, translate(err)
 }
 
-// CurrentRevision is kine's cached one or the newest this process has written, whichever is newer: kine's cache misses
+func (b *backend) Watch(ctx context.Context, revision int64) server.WatchResult {
+	result := b.Backend.Watch(ctx, revision)
+	b.horizon.seen(result.CurrentRevision)
+	return result
+}
+
+// CurrentRevision is kine's cached one or the newest this process has seen, whichever is newer: kine's cache misses
 // a revision when two writes end at once, and stays behind until the next.
 func (b *backend) CurrentRevision(ctx context.Context) (int64, error) {
 	revision, err := b.Backend.CurrentRevision(ctx)
-	return max(revision, b.newest.Load()), translate(err)
-}
-
-func (b *backend) seen(revision int64) {
-	for {
-		newest := b.newest.Load()
-		if revision <= newest || b.newest.CompareAndSwap(newest, revision) {
-			return
-		}
-	}
+	return max(revision, b.horizon.revision.Load()), translate(err)
 }

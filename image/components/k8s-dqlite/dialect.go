@@ -26,17 +26,19 @@ const sizeSQL = `SELECT (SELECT page_count FROM pragma_page_count()) * (SELECT p
 // dialect is kine's generic SQL, with all that writes replaced by ways that suit dqlite.
 type dialect struct {
 	*generic.Generic
-	writer *Writer
+	writer  *Writer
+	names   *names
+	horizon *horizon
 }
 
 // newDialect completes kine's generic SQL over an open pool and adds the writer.
-func newDialect(base *generic.Generic, writer *Writer) *dialect {
+func newDialect(base *generic.Generic, writer *Writer, known *names, newest *horizon) *dialect {
 	base.LastInsertID = true
 	base.CompactSQL = query.New(compactSQL, "?", false, "Compact")
 	base.GetSizeSQL = query.New(sizeSQL, "?", false, "GetSize")
 	base.TxRetry = func(err error) bool { return fateOf(err) != refused }
 	base.ErrCode = errorName
-	return &dialect{Generic: base, writer: writer}
+	return &dialect{Generic: base, writer: writer, names: known, horizon: newest}
 }
 
 // errorName is the label of an error in kine's metrics: few and stable.
@@ -51,7 +53,7 @@ func errorName(err error) string {
 // revision, and compaction.
 func (d *dialect) BeginTx(ctx context.Context, options *sql.TxOptions) (server.Transaction, error) {
 	if options != nil && options.Isolation == sql.LevelReadCommitted {
-		return &addition{writer: d.writer}, nil
+		return &addition{writer: d.writer, names: d.names}, nil
 	}
 	return d.beginCompaction(ctx)
 }
@@ -60,8 +62,23 @@ func (d *dialect) BeginTx(ctx context.Context, options *sql.TxOptions) (server.T
 func (d *dialect) Insert(
 	ctx context.Context, key string, created, deleted bool, previous, lease int64, value []byte,
 ) (int64, error) {
-	tx := &addition{writer: d.writer}
+	tx := &addition{writer: d.writer, names: d.names}
 	return tx.Insert(ctx, key, created, deleted, previous, lease, value)
+}
+
+// QueryAfter is kine's poll.
+func (d *dialect) QueryAfter(ctx context.Context, stmt *query.Stmt, revision int64) (*sql.Rows, error) {
+	if created := d.writer.recent.after(revision); created != nil {
+		d.horizon.seen(created[len(created)-1].revision)
+		return queryMemory(ctx, rowsOf(created))
+	}
+	return d.Generic.QueryAfter(ctx, stmt, revision)
+}
+
+// Fill writes a key of its own in place of a revision that is missing.
+func (d *dialect) Fill(ctx context.Context, revision int64) error {
+	d.names.forget()
+	return d.Generic.Fill(ctx, revision)
 }
 
 // CurrentRevision asks for the newest revision. kine asks once at start, when it subscribes to the table, and if that
@@ -83,11 +100,13 @@ func (d *dialect) CurrentRevision(ctx context.Context) (int64, error) {
 type addition struct {
 	server.Transaction // the rest of the interface: kine uses none of it here
 	writer             *Writer
+	names              *names
 }
 
 func (a *addition) Insert(
 	ctx context.Context, key string, created, deleted bool, previous, lease int64, value []byte,
 ) (int64, error) {
+	a.names.add(key)
 	revision, err := a.writer.Write(ctx, &write{
 		key: key, created: created, deleted: deleted, previous: previous, lease: lease, value: value,
 	})

@@ -16,7 +16,10 @@ import (
 // kine reads rows without ever asking whether the last one was the last (it ignores sql.Rows.Err), so a read cut short
 // by a failing leader would count as complete: a list with objects missing, which a controller may act upon. Here the
 // rows are read to their end inside the query, and a cut is an error of the query.
-type connector struct{ inner driver.Connector }
+type connector struct {
+	inner   driver.Connector
+	horizon *horizon
+}
 
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	opened, err := c.inner.Connect(ctx)
@@ -27,7 +30,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("not a dqlite connection"), opened.Close())
 	}
-	return &wholeConn{Conn: conn, prepared: map[string]*dqlite.Stmt{}}, nil
+	return &wholeConn{Conn: conn, prepared: map[string]*dqlite.Stmt{}, horizon: c.horizon}, nil
 }
 
 func (c connector) Driver() driver.Driver { return c.inner.Driver() }
@@ -37,6 +40,7 @@ func (c connector) Driver() driver.Driver { return c.inner.Driver() }
 type wholeConn struct {
 	*dqlite.Conn
 	prepared map[string]*dqlite.Stmt
+	horizon  *horizon
 }
 
 // maxPrepared bounds the statements of a connection. There are some twenty texts without a number in them; kine writes
@@ -95,13 +99,24 @@ func (c *wholeConn) PrepareContext(ctx context.Context, query string) (driver.St
 	if !ok {
 		return nil, errors.Join(errors.New("not a dqlite statement"), prepared.Close())
 	}
-	return &wholeStmt{stmt}, nil
+	return &wholeStmt{stmt, c.horizon}, nil
 }
 
-type wholeStmt struct{ *dqlite.Stmt }
+// wholeStmt is the only statement kine itself prepares: its poll for what is to be told to watches. Each row begins
+// with the newest revision.
+type wholeStmt struct {
+	*dqlite.Stmt
+	horizon *horizon
+}
 
 func (s *wholeStmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	return whole(s.Stmt.QueryContext(ctx, args))
+	rows, err := whole(s.Stmt.QueryContext(ctx, args))
+	if result, ok := rows.(*wholeRows); ok && len(result.values) > 0 {
+		if newest, ok := result.values[0][0].(int64); ok {
+			s.horizon.seen(newest)
+		}
+	}
+	return rows, err
 }
 
 // wholeRows is a result in memory.

@@ -86,7 +86,7 @@ func StartMember(ctx context.Context, s Settings) (*Member, error) {
 }
 
 // Connector opens connections to the database on the leader, wherever it is.
-func (m *Member) Connector(s Settings) (driver.Connector, error) {
+func (m *Member) Connector(s Settings, newest *horizon) (driver.Connector, error) {
 	tracing := client.LogNone
 	if s.Tracing {
 		tracing = client.LogDebug
@@ -106,7 +106,7 @@ func (m *Member) Connector(s Settings) (driver.Connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	return connector{inner}, nil
+	return connector{inner, newest}, nil
 }
 
 // Alive asks the own node anything at all.

@@ -94,7 +94,8 @@ func Run(ctx context.Context, s Settings) error {
 
 // openBackend opens the database on the leader, makes the table, and starts kine on it.
 func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus.Registerer) (*backend, error) {
-	opener, err := m.Connector(s)
+	newest, known := &horizon{}, &names{}
+	opener, err := m.Connector(s, newest)
 	if err != nil {
 		return nil, err
 	}
@@ -107,9 +108,14 @@ func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus
 	if err := applySchema(ctx, base.DB); err != nil {
 		return nil, err
 	}
+	if !s.Secured() {
+		if err := known.load(ctx, base.DB); err != nil {
+			return nil, err
+		}
+	}
 	writer := NewWriter(base.DB)
 	go writer.Run(ctx)
-	log := sqllog.New(newDialect(base, writer), work, &drivers.Config{
+	log := sqllog.New(newDialect(base, writer, known, newest), work, &drivers.Config{
 		CompactInterval:       s.Compact,
 		CompactIntervalJitter: compactJitter,
 		CompactTimeout:        compactTimeout,
@@ -118,7 +124,7 @@ func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus
 		PollInterval:          s.pace().poll,
 		PollBatchSize:         pollBatch,
 	})
-	store := newBackend(log)
+	store := newBackend(log, newest, known)
 	return store, store.Start(ctx)
 }
 

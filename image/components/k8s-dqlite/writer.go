@@ -58,8 +58,9 @@ type Writer struct {
 	db    *sql.DB
 	queue chan *write
 	// Slot is held while a statement of the writer, or another transaction that writes, is on its way.
-	Slot sync.Mutex
-	held *write // taken from the queue but left for the next batch
+	Slot   sync.Mutex
+	held   *write // taken from the queue but left for the next batch
+	recent recent
 }
 
 // NewWriter returns a writer; Run makes it work.
@@ -214,15 +215,24 @@ func (w *Writer) once(ctx context.Context, batch []*write) ([]*write, error) {
 		if revisions[i] == 0 && item.inDoubt {
 			// Not added now: because an earlier attempt had been, or because another writer was faster.
 			if revisions[i], err = find(within, conn, item); err != nil {
+				w.succeed(batch[:i], revisions)
 				return batch[i:], lostAfter(err)
 			}
 			if revisions[i] != 0 {
 				answersFound.Inc()
 			}
 		}
+	}
+	w.succeed(batch, revisions)
+	return nil, nil
+}
+
+// succeed gives outcomes to writes, and first to what the poll will ask: whoever has an outcome wakes it.
+func (w *Writer) succeed(batch []*write, revisions []int64) {
+	w.recent.add(batch, revisions)
+	for i, item := range batch {
 		item.succeed(revisions[i])
 	}
-	return nil, nil
 }
 
 func latest(batch []*write) time.Time {

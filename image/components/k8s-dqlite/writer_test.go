@@ -56,7 +56,7 @@ func testWriter(t *testing.T, percent int) (*Writer, *sql.DB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opener, err := member.Connector(settings)
+	opener, err := member.Connector(settings, &horizon{})
 	if err != nil {
 		t.Fatal(err)
 	}
