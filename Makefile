@@ -10,12 +10,9 @@ USER_DATA ?=
 PYTEST_ARGS ?=
 # Two virtual machines at once: more would only wait for each other on two cores.
 WORKERS ?= 2
-# Scenarios that have not been seen through on the image yet: `make pending` runs them, and one that passes leaves the list.
-PENDING = $(addprefix tests/, torture/test_cluster.py torture/test_go.py vm/test_bad_documents.py vm/test_documents.py \
-	vm/test_life.py vm/test_torture.py)
-# What `make soak` repeats, without those that are still pending.
-SOAK = $(filter-out $(PENDING),$(addprefix tests/, torture/test_single.py torture/test_cluster.py vm/test_first_boot.py \
-	vm/test_life.py vm/test_torture.py)) -m 'not pending'
+# What `make soak` repeats.
+SOAK = $(addprefix tests/, torture/test_single.py torture/test_cluster.py vm/test_first_boot.py vm/test_life.py \
+	vm/test_torture.py) -m 'not pending'
 REPEAT ?= 10
 TORTURE_SECONDS ?= 120
 SEED ?= $(shell date +%s)
@@ -40,10 +37,10 @@ stop: ## Shut the machine of `make run` down; its disk stays (root)
 	@$(PYTHON) -m image.run stop
 
 test: image ## Units and linters, datastores under torture, virtual machines (root); PYTEST_ARGS='-k NAME' for some
-	@venv=$(VENV) && $(RUN) tests $(PENDING:%=--ignore=%) -m 'not pending' $(PYTEST_ARGS)
+	@venv=$(VENV) && $(RUN) tests -m 'not pending' $(PYTEST_ARGS)
 
-pending: image ## Scenarios on virtual machines that are not part of `make test` yet (root)
-	@venv=$(VENV) && $(RUN) $(PENDING) tests/vm/test_first_boot.py $(PYTEST_ARGS)
+pending: image ## Scenarios that have not been seen through on the image yet; one that passes loses its mark (root)
+	@venv=$(VENV) && $(RUN) tests -m pending $(PYTEST_ARGS)
 
 bench: image ## Boot, memory, size and build beside a cluster started by hand (root); PAIRS=2, BUILD=warm|cold|none
 	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from firstboot.report.status import Phase, State
 from image.vm.status import get
 
@@ -52,7 +50,6 @@ def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Ma
     assert "probe" in fetched.stdout
 
 
-@pytest.mark.pending
 def test_clean_boot(ready_each: Machine) -> None:
     machine = ready_each
     assert machine.failed_units() == []

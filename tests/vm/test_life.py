@@ -55,6 +55,7 @@ def test_power_cut_of_a_ready_node(ready_each: Machine) -> None:
     states.check_furniture(machine)
 
 
+@pytest.mark.pending
 @pytest.mark.parametrize("datastore", SERVICES)
 def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
@@ -95,6 +96,7 @@ MOMENTS = {
 """When to cut the power during the first boot: what is so for the first time, as a shell condition."""
 
 
+@pytest.mark.pending
 @pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
@@ -115,10 +117,12 @@ def holds(machine: Machine, condition: str) -> bool:
     return machine.run(condition, check=False).ok
 
 
+@pytest.mark.pending
 def test_shutdown_is_quick_and_in_order(ready_machine: Machine) -> None:
     ready_machine.shutdown(timeout=90)
 
 
+@pytest.mark.pending
 def test_a_node_without_a_way_out(boot: Boot) -> None:
     """An address and nothing else: no default route, no name server, no DHCP."""
     network = {

@@ -32,6 +32,7 @@ LEAST_RECORDS = 100
 PROGRAM = f"{drives.TEST_FOLDER}/etcd-torture"
 
 
+@pytest.mark.pending
 @pytest.mark.parametrize("datastore", ENDPOINTS)
 def test_power_cut_under_load_loses_nothing_acknowledged(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
