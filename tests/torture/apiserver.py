@@ -2,8 +2,8 @@
 """CPU time of both datastores under a real API server: ``python3 -m tests.torture.apiserver [STORE...]``.
 
 An API server starts on an empty store, then a controller manager joins it, and then nothing happens for a minute.
-Printed are the seconds of processor time the store and the API server used until /readyz said 200, per cent of one
-core while idle, and the system calls' companions: how often threads were put to sleep and woken.
+Printed are the seconds of processor time the store and the API server used until /readyz said 200, and while idle
+per cent of one core, and how often threads were put to sleep: under emulation that costs more than what they do.
 """
 
 from __future__ import annotations
