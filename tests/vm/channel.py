@@ -73,7 +73,7 @@ class ChannelClosed(BasaltError):
 def credentials() -> tuple[Credential, ...]:
     """Return what starts the channel's other end inside the machine, as soon as its device is there.
 
-    A udev rule, because the image has no systemd-debug-generator to make units of credentials.
+    A udev rule rather than a unit, because the device's appearance is what starts it.
     """
     rule = f'ACTION=="add", SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{CHANNEL_PORT}", RUN+="{START}"\n'
     return Credential(RULE, rule), Credential(PROGRAM, GUEST_PROGRAM.read_text())
