@@ -46,6 +46,7 @@ def test_reboot(ready_machine: Machine) -> None:
     assert machine.failed_units() == []
 
 
+@pytest.mark.pending
 def test_power_cut_of_a_ready_node(ready_each: Machine) -> None:
     machine = ready_each
     machine.power_cut()
