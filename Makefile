@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 USER_DATA ?=
+# The machine of `make run` reaches nothing beyond this host, unless this is `open`.
+NETWORK ?= closed
 PYTEST_ARGS ?=
 # Two virtual machines at once: more would only wait for each other on two cores.
 WORKERS ?= 2
@@ -30,8 +32,8 @@ help: ## Show this
 image: ## Build the disk image, build/basalt.raw (root)
 	@$(PYTHON) -m image.build
 
-run: image ## Boot it in QEMU and wait until the node is Ready; USER_DATA=FILE for other user-data (root)
-	@$(PYTHON) -m image.run start $(USER_DATA)
+run: image ## Boot it in QEMU and wait until the node is Ready; USER_DATA=FILE, NETWORK=open (root)
+	@$(PYTHON) -m image.run start $(if $(filter open,$(NETWORK)),--open) $(USER_DATA)
 
 stop: ## Shut the machine of `make run` down; its disk stays (root)
 	@$(PYTHON) -m image.run stop

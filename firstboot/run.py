@@ -187,9 +187,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
     if process.returncode is None:
         _kill_group(process.pid)
-    # A grandchild that left the group may hold the pipes open, so collecting has a limit too.
-    with suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), REAP_SECONDS)
+    try:
+        # A grandchild that left the group may hold the pipes open, so collecting has a limit too.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), REAP_SECONDS)
+    finally:
+        # Output that nobody read to its end keeps its pipe open otherwise; asyncio has no public name for this.
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 def _arguments(argv: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:

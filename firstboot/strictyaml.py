@@ -109,6 +109,11 @@ def compose(text: str) -> Node | None:
     try:
         while loader.check_event():
             composer.take(loader.get_event())
+    except yaml.MarkedYAMLError as error:
+        # libyaml reads ahead of us and, since 0.2.6, has a bound of its own.
+        if error.problem == "exceeded maximum nesting depth" and error.problem_mark:
+            raise _too_deep(error.problem_mark.line + 1) from error
+        raise
     finally:
         loader.dispose()
     return composer.root
@@ -212,12 +217,7 @@ class _Composer:
 
     def _check_depth(self, height: int, line: int) -> None:
         if len(self._open) + height > MAX_DEPTH:
-            raise StructureError(
-                Code.TOO_LARGE,
-                f"line {line}: more than {MAX_DEPTH} levels inside each other",
-                "A document needs far fewer; look for unclosed brackets.",
-                line,
-            )
+            raise _too_deep(line)
 
     def _too_large(self, line: int) -> None:
         if self._written < MAX_VALUES:
@@ -230,6 +230,15 @@ class _Composer:
         raise StructureError(
             Code.TOO_LARGE, f"line {line}: more than {MAX_VALUES} values", "A document needs far fewer.", line
         )
+
+
+def _too_deep(line: int) -> StructureError:
+    return StructureError(
+        Code.TOO_LARGE,
+        f"line {line}: more than {MAX_DEPTH} levels inside each other",
+        "A document needs far fewer; look for unclosed brackets.",
+        line,
+    )
 
 
 def _place(event: yaml.Event) -> Place:

@@ -91,10 +91,19 @@ def release_boot(root: Path) -> None:
 
     Its units come before sysinit.target, so that on other systems it may change what every service reads. Here it only
     brings the document and the network, and the agent and the network's services wait for those by themselves.
+    Raises BasaltError where no unit is as expected.
     """
+    released = 0
     for path in sorted((root / UNITS).glob("cloud-*.service")):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if line.strip() not in HOLDS), encoding="utf-8")
+        kept = [line for line in lines if line.strip() not in HOLDS]
+        released += len(lines) - len(kept)
+        path.write_text("".join(kept), encoding="utf-8")
+    if not released:
+        raise BasaltError(
+            f"no unit of cloud-init holds up the start by {' or '.join(HOLDS)}",
+            "Look at the units of the image's cloud-init and adapt image/cloudinit.py.",
+        )
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`make run` and `make stop`: one machine in the background, from the built image to a Ready node.
 
-    python3 -m image.run start [USER_DATA]   boot, or go on with the last machine, and wait until Ready
-    python3 -m image.run stop                press its power button
+    python3 -m image.run start [--open] [USER_DATA]   boot, or go on with the last machine, and wait until Ready
+    python3 -m image.run stop                         press its power button
+
+The machine's network ends at this host; --open lets it out, for pods whose images come from a registry.
 
 build/run holds what belongs to the machine. The disk stays there when it is off, so that the next start goes
 on with the same node; a new image begins a new one and puts the old folder aside as build/run.previous.
@@ -19,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from firstboot.failure import BasaltError
@@ -39,6 +41,7 @@ NAME = "node-1"
 DISK_SIZE = "20G"
 STATUS, REST, KUBERNETES = 9180, 6400, 6443
 PORTS = {STATUS: "status", REST: "REST API", KUBERNETES: "Kubernetes API"}
+CLOSED, OPEN = UserNetwork(), UserNetwork(open=True)
 READY_SECONDS = 900.0
 STOP_SECONDS = 120.0
 POLL_SECONDS = 1.0
@@ -88,9 +91,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line described above."""
     match list(arguments):
         case ["start"]:
-            return start(EXAMPLE)
+            return start(EXAMPLE, CLOSED)
+        case ["start", "--open"]:
+            return start(EXAMPLE, OPEN)
+        case ["start", "--open", path]:
+            return start(Path(path), OPEN)
         case ["start", path]:
-            return start(Path(path))
+            return start(Path(path), CLOSED)
         case ["stop"]:
             return stop()
         case _:
@@ -98,8 +105,8 @@ def main(arguments: Sequence[str]) -> int:
             return 2
 
 
-def start(user_data: Path) -> int:
-    """Start the machine, or find it running, and show it once it is Ready."""
+def start(user_data: Path, network: UserNetwork) -> int:
+    """Start the machine in a network, or find it running, and show it once it is Ready."""
     host.require_root()
     if not user_data.is_file():
         raise BasaltError(f"{user_data}: no such file", "USER_DATA names a #cloud-config file.")
@@ -110,7 +117,7 @@ def start(user_data: Path) -> int:
         _say_running(state, digest, user_data)
     else:
         _put_aside(state, digest, user_data)
-        state = _boot(image, digest, user_data)
+        state = _boot(image, digest, user_data, network)
     status = _wait_ready(state)
     _show(state, status)
     return 0
@@ -143,7 +150,7 @@ def _put_aside(state: State | None, digest: str, user_data: Path) -> None:
     print(f"run: {' and '.join(reasons)}: a new machine; the old one's files are in {_shown(PREVIOUS)}")
 
 
-def _boot(image: Path, digest: str, user_data: Path) -> State:
+def _boot(image: Path, digest: str, user_data: Path, network: UserNetwork) -> State:
     FOLDER.mkdir(parents=True, exist_ok=True)
     credentials = administration.make_credentials(FOLDER)
     if not (FOLDER / "disk.qcow2").is_file():
@@ -151,7 +158,7 @@ def _boot(image: Path, digest: str, user_data: Path) -> State:
     for name in ("monitor", "status.json", "kubeconfig"):
         (FOLDER / name).unlink(missing_ok=True)
     ports = choose_ports()
-    hardware = _hardware(accelerator.detect(kernel()), ports)
+    hardware = _hardware(accelerator.detect(kernel()), network, ports)
     if hardware.accelerator is Accelerator.TCG:
         print("run: no usable KVM here: the processor is emulated, Ready takes a minute or two", flush=True)
     write(FOLDER / "command.txt", process.repeat_command(hardware) + "\n")
@@ -180,7 +187,7 @@ def _make_disks(image: Path, text: str, credentials: administration.Credentials)
     disks.overlay(base, FOLDER / "disk.qcow2", size=DISK_SIZE)
 
 
-def _hardware(chosen: Accelerator, ports: dict[int, int]) -> Hardware:
+def _hardware(chosen: Accelerator, network: UserNetwork, ports: dict[int, int]) -> Hardware:
     forwards = tuple(Forward(guest, used) for guest, used in ports.items())
     return Hardware(
         name=NAME,
@@ -190,8 +197,7 @@ def _hardware(chosen: Accelerator, ports: dict[int, int]) -> Hardware:
         monitor=FOLDER / "monitor",
         accelerator=chosen,
         extra=(FOLDER / "seed.iso",),
-        # Open to the outside: a person who tries it wants to run pods from a registry.
-        networks=(UserNetwork(forwards, open=True),),
+        networks=(replace(network, forwards=forwards),),
     )
 
 

@@ -19,7 +19,9 @@ from firstboot.failure import BasaltError
 
 from . import host
 
-PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = ROOT / "pyproject.toml"
+CONSTRAINTS = ROOT / "tests" / "constraints.txt"
 PIP_SECONDS = 600.0
 
 
@@ -34,7 +36,7 @@ def requirements(text: str) -> list[str]:
 
 def folder(wanted: Sequence[str]) -> Path:
     """Return where the environment with these requirements is, or will be."""
-    facts = f"{sys.version} {sys.prefix} {' '.join(wanted)}"
+    facts = f"{sys.version} {sys.prefix} {' '.join(wanted)} {CONSTRAINTS.read_text()}"
     return host.cache() / "venv" / hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
@@ -55,8 +57,8 @@ def make(wanted: Sequence[str]) -> Path:
             shutil.rmtree(path, ignore_errors=True)
             log = host.cache() / "logs" / "venv.log"
             host.run([sys.executable, "-m", "venv", path], log=log, timeout=120)
-            pip: list[str | Path] = [path / "bin" / "python", "-m", "pip", "install", "--quiet"]
-            host.run([*pip, *wanted], log=log, timeout=PIP_SECONDS)
+            pip: list[str | Path] = [path / "bin/python", "-m", "pip", "install", "--quiet"]
+            host.run([*pip, f"--constraint={CONSTRAINTS}", *wanted], log=log, timeout=PIP_SECONDS)
             complete.touch()
     return path
 

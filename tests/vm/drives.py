@@ -94,4 +94,4 @@ def mount(machine: Commands) -> None:
 def import_pod_image(machine: Commands) -> None:
     """Give the machine's containerd the image that test pods are of."""
     mount(machine)
-    machine.run(f"ctr -n k8s.io images import {TEST_FOLDER}/testpod.tar", timeout=180)
+    machine.run(f"ctr -n k8s.io images import --local {TEST_FOLDER}/testpod.tar", timeout=180)
