@@ -77,12 +77,15 @@ class Client:
             raise KubeError("GET", path, status, text)
         return json.loads(text)
 
-    async def apply(self, obj: Object) -> None:
-        """Make the object so by server-side apply; what others set in other fields stays."""
+    async def apply(self, obj: Object, manager: str = FIELD_MANAGER) -> None:
+        """Make the object so by server-side apply; what others set in other fields stays.
+
+        manager: whose fields these are; those it applied before and leaves out now are removed
+        """
         path = object_path(obj)
         status, text = await self._request(
             "PATCH",
-            f"{SERVER}{path}?fieldManager={FIELD_MANAGER}&force=true",
+            f"{SERVER}{path}?fieldManager={manager}&force=true",
             Trust.CLUSTER,
             SECONDS,
             json.dumps(obj),

@@ -23,7 +23,7 @@ from firstboot.steps.files import Absent, Files
 from firstboot.steps.gates import Gate
 from firstboot.steps.hostname import Hostname
 from firstboot.steps.model import Step
-from firstboot.steps.network import CniConfig
+from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
 from firstboot.steps.units import Running, Stopped
 
@@ -108,6 +108,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         if service.unit == "kube-apiserver":
             yield Gate("apiserver-listens", unit="kube-apiserver")
         if service.unit == "kubelet":
+            if first := _first_pod_network(node):
+                yield PodNetwork(node.name, first)
             yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
             yield NodeLabels(node.name, {ROLE_LABEL: ""})
     yield Objects("objects:node", wanted.objects, memory.applied)
@@ -146,6 +148,10 @@ def _service(service: Service) -> Iterator[Step]:
     yield Running(service, needs=(*inputs, *service.needs))
     if gate := GATES.get(service.unit):
         yield Gate(gate, service.probe, unit=service.unit)
+
+
+def _first_pod_network(node: Node) -> str | None:
+    return network.first_pod_network(node) if node.config.features.network.enabled else None
 
 
 def _datastore(node: Node) -> tuple[Service, Endpoint]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_interface, ip_network
 
 from firstboot.config import NetworkBackend
 from firstboot.features.model import Feature, allow, bind_user, cluster_role
@@ -18,6 +19,8 @@ BACKENDS = {
     NetworkBackend.HOST_GW: {"Type": "host-gw"},
     NetworkBackend.WIREGUARD: {"Type": "wireguard", "Mode": "auto"},
 }
+NODE_PREFIX = {4: 24, 6: 64}
+"""By IP version: prefix length of a node's pod network, the controller manager's default."""
 FLANNEL_CONFIG = KUBERNETES / "flannel.json"
 PROXY_CONFIG = KUBERNETES / "kube-proxy.json"
 USER = "flanneld"
@@ -82,6 +85,15 @@ def proxy(node: Node) -> Service:
     )
 
 
+def first_pod_network(node: Node) -> str | None:
+    """Return what the controller manager gives to a cluster's first node, None where the document says how it cuts."""
+    extra = node.config.extra_args("kube-controller-manager")
+    if any(name.startswith(("node-cidr-mask-size", "cidr-allocator-type")) for name in extra):
+        return None
+    network = ip_network(node.config.cluster.pod_cidr)
+    return str(next(network.subnets(new_prefix=max(NODE_PREFIX[network.version], network.prefixlen))))
+
+
 def cni_config(subnet_env: str) -> File:
     """Return the runtime's network configuration for the pod network that flannel wrote.
 
@@ -109,8 +121,6 @@ def cni_config(subnet_env: str) -> File:
 
 
 def _network(gateway: str) -> str:
-    from ipaddress import ip_interface
-
     return str(ip_interface(gateway).network)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtime's network configuration, made from what flannel found out at run time."""
+"""The node's pod network, and the runtime's configuration made from what flannel found out about it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,51 @@ from typing import ClassVar
 from firstboot import files
 from firstboot.features.network import cni_config
 from firstboot.files import File
+from firstboot.kube import KubeError
 from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET
 from firstboot.steps.model import Finding, Machine
+
+TAKEN = 422
+"""The API server's answer when the node has got another pod network meanwhile: it may not change."""
+
+
+@dataclass(frozen=True)
+class PodNetwork:
+    """A cluster's first node has its first pod network.
+
+    The controller manager would give it the same one, half a minute later on a slow machine, and without it the node is
+    not Ready. Where there is another node, only the controller manager knows what is free.
+    """
+
+    node: str
+    network: str
+    name: str = "pod-network"
+    needs: tuple[str, ...] = ("apiserver",)
+    lasts: ClassVar[bool] = True
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Look whether this is the only node, and without a network."""
+        nodes = (await machine.client.get("/api/v1/nodes?limit=2"))["items"]
+        if not nodes:
+            return Finding(f"node/{self.node}", "wait", "not registered yet")
+        if [node["metadata"]["name"] for node in nodes] != [self.node] or nodes[0]["spec"].get("podCIDR"):
+            return None
+        return Finding(f"node/{self.node}", "assign", f"has no pod network; {self.network} is the first")
+
+    async def apply(self, machine: Machine) -> None:
+        """Assign it, unless the controller manager was quicker."""
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.node},
+            "spec": {"podCIDR": self.network, "podCIDRs": [self.network]},
+        }
+        try:
+            # Under a name of its own: what a manager leaves out of a later apply is taken away, and this must stay.
+            await machine.client.apply(node, manager="basalt-pod-network")
+        except KubeError as error:
+            if error.status != TAKEN:
+                raise
 
 
 @dataclass(frozen=True)

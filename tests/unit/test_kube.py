@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -15,6 +16,9 @@ from aiohttp import web
 from firstboot import kube
 from firstboot.kube import Client, KubeError, Trust, object_path
 from firstboot.probes import All, FileProbe, HttpProbe, NodeHasNetwork, NodeIsReady, Probe, SocketProbe
+from firstboot.steps.model import Finding, Machine
+from firstboot.steps.network import PodNetwork
+from firstboot.systemd import Systemd
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -134,6 +138,51 @@ def test_a_refusal_is_told_in_the_servers_words(monkeypatch: pytest.MonkeyPatch)
 
     with pytest.raises(KubeError, match="422: spec is invalid"):
         asyncio.run(apply())
+
+
+def node_named(name: str, **spec: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "patch_status", "action", "patches"),
+    [
+        ([], 200, "wait", 0),
+        ([node_named("cp1")], 200, "assign", 1),
+        ([node_named("cp1")], 422, "assign", 1),
+        ([node_named("cp1", podCIDR="10.1.7.0/24")], 200, None, 0),
+        ([node_named("cp1"), node_named("cp2")], 200, None, 0),
+        ([node_named("old")], 200, None, 0),
+    ],
+    ids=["none yet", "alone", "controller manager was quicker", "has one", "others", "another"],
+)
+def test_the_first_node_takes_the_first_pod_network(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[dict[str, Any]],
+    patch_status: int,
+    action: str | None,
+    patches: int,
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return web.json_response({"items": nodes})
+        seen.append(json.loads(await request.text()))
+        return web.json_response({"message": "may not change"}, status=patch_status)
+
+    async def step() -> Finding | None:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            machine, work = Machine(cast(Systemd, None), client, {}), PodNetwork("cp1", "10.1.0.0/24")
+            finding = await work.check(machine)
+            if finding and not finding.waits:
+                await work.apply(machine)
+            return finding
+
+    finding = asyncio.run(step())
+    assert (finding and finding.action) == action
+    assert [node["spec"]["podCIDR"] for node in seen] == ["10.1.0.0/24"] * patches
 
 
 @pytest.mark.parametrize(

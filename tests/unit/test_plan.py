@@ -102,6 +102,25 @@ def test_extra_admission_plugins_stand_beside_ours() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("document", "first"),
+    [
+        ({}, "10.1.0.0/24"),
+        ({"cluster": {"pod-cidr": "10.8.0.0/14"}}, "10.8.0.0/24"),
+        ({"cluster": {"pod-cidr": "10.1.2.0/25"}}, "10.1.2.0/25"),
+        ({"cluster": {"pod-cidr": "fd00:1::/48"}}, "fd00:1::/64"),
+        ({"services": {"kube-controller-manager": {"extra-args": {"node-cidr-mask-size": "26"}}}}, None),
+    ],
+)
+def test_the_first_pod_network(document: dict[str, Any], first: str | None) -> None:
+    assert network.first_pod_network(node(**document)) == first
+    assert ("pod-network" in {step.name for step in steps(**document)}) == (first is not None)
+
+
+def test_without_the_feature_nobody_assigns_a_pod_network() -> None:
+    assert "pod-network" not in {step.name for step in steps(features={"network": {"enabled": False}})}
+
+
 def test_extra_arguments_reach_services_of_features() -> None:
     extra = {"flanneld": {"extra-args": {"v": "10"}}}
     assert service("flanneld", services=extra).arguments["v"] == "10"

@@ -52,6 +52,15 @@ func (c *wholeConn) statement(ctx context.Context, query string) (*dqlite.Stmt, 
 	if stmt := c.prepared[query]; stmt != nil || len(c.prepared) >= maxPrepared {
 		return stmt, nil
 	}
+	stmt, err := c.prepare(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	c.prepared[query] = stmt
+	return stmt, nil
+}
+
+func (c *wholeConn) prepare(ctx context.Context, query string) (*dqlite.Stmt, error) {
 	opened, err := c.Conn.PrepareContext(ctx, query)
 	if err != nil {
 		return nil, err
@@ -60,7 +69,6 @@ func (c *wholeConn) statement(ctx context.Context, query string) (*dqlite.Stmt, 
 	if !ok {
 		return nil, errors.Join(errors.New("not a dqlite statement"), opened.Close())
 	}
-	c.prepared[query] = stmt
 	return stmt, nil
 }
 
@@ -91,13 +99,9 @@ func (c *wholeConn) ExecContext(ctx context.Context, query string, args []driver
 }
 
 func (c *wholeConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	prepared, err := c.Conn.PrepareContext(ctx, query)
+	stmt, err := c.prepare(ctx, query)
 	if err != nil {
 		return nil, err
-	}
-	stmt, ok := prepared.(*dqlite.Stmt)
-	if !ok {
-		return nil, errors.Join(errors.New("not a dqlite statement"), prepared.Close())
 	}
 	return &wholeStmt{stmt, c.horizon}, nil
 }
