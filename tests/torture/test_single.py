@@ -130,7 +130,6 @@ def test_dqlite_dump_under_writes(dqlite: Dqlite, folder: Path, torture_of: Tort
         assert database.execute("SELECT MAX(id) FROM kine").fetchone()[0] >= before
 
 
-@pytest.mark.pending
 def test_dqlite_compaction_under_kills(
     dqlite: Dqlite, folder: Path, torture_of: Torture, seconds: float
 ) -> None:

@@ -1,7 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Ready machines that tests start from, one for each datastore, and how to see that they are whole."""
+"""The Ready machines that tests start from, one for each datastore, and how to see that they are whole.
+
+That with etcd is in a network without a way out.
+"""
 
 from __future__ import annotations
+
+import json
+
+from image.vm.seed import user_data
 
 from . import drives, pods
 from .documents import control_plane
@@ -13,9 +20,19 @@ API_SERVICE = "10.152.183.1"
 KEPT = {"word": "acknowledged"}
 
 
+NO_WAY_OUT = {
+    "version": 2,
+    "ethernets": {"lan": {"match": {"name": "e*"}, "addresses": ["10.0.2.15/24"], "dhcp4": False}},
+}
+"""Network of a machine with an address and nothing else: no default route, no name server, no DHCP."""
+NETWORKS = {"dqlite": None, "etcd": NO_WAY_OUT}
+
+
 def setup(datastore: str) -> Setup:
     """Return a control plane with the disk of test data."""
-    return Setup(document=control_plane(datastore), extra=(drives.test_data(),))
+    text, network = user_data(control_plane(datastore)), NETWORKS[datastore]
+    seed = drives.NoCloud(text, network=json.dumps(network) if network else None)
+    return Setup(extra=(drives.test_data(), seed))
 
 
 def furnish(machine: Machine) -> None:

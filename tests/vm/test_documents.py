@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way of giving a node its document; a node that follows it says where it came from."""
+"""Every way of giving a node its document; a node that follows it says where it came from.
+
+The Ready machines get theirs from a NoCloud CD: see states.py and test_first_boot.py.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,13 @@ class Way:
 
 
 WAYS = {
-    "nocloud-cd": Way("cloud-init", (NoCloud(TEXT),)),
     "nocloud-stick": Way("cloud-init", (NoCloud(TEXT, vfat=True),)),
     "config-drive": Way("cloud-init", (ConfigDrive(TEXT),)),
     "credential-smbios": Way("credential", credentials=(seed.document_credential(DOCUMENT),)),
-    "credential-fw-cfg": Way("credential", credentials=(seed.document_credential(DOCUMENT, Carrier.FW_CFG),)),
-    "credential-over-cloud": Way(
+    "credential-fw-cfg-over-cloud": Way(
         "credential",
         (NoCloud(seed.user_data(control_plane("etcd", node={"name": "named-by-cloud"}))),),
-        (seed.document_credential(DOCUMENT),),
+        (seed.document_credential(DOCUMENT, Carrier.FW_CFG),),
     ),
 }
 
@@ -72,6 +73,7 @@ class Cloud:
 
 
 EC2_ID = "ec2e1916-9099-7caf-fd21-012345abcdef"
+EC2_IDENTITY = {"instanceId": "i-0123456789abcdef0", "region": "north-1"}
 OPENSTACK_META = {"uuid": "83679162-1378-4288-a2d4-70e13ec132aa", "hostname": "node-1", "name": "node-1"}
 CLOUDS = {
     "ec2": Cloud(
@@ -85,6 +87,7 @@ CLOUDS = {
                 "meta-data/local-hostname": "node-1",
                 "meta-data/ami-id": "ami-1",
                 "user-data": TEXT,
+                "dynamic/instance-identity/document": json.dumps(EC2_IDENTITY),
             }.items()
         },
     ),

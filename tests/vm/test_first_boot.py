@@ -9,6 +9,7 @@ from firstboot.report.status import Phase, State
 from image.vm.status import get
 
 from . import pods, states
+from .conftest import ReadyCopy
 from .machine import STATUS_PORT, Machine
 
 OURS = (
@@ -74,10 +75,18 @@ def test_status_tells_the_same_over_every_door(ready_each: Machine) -> None:
     port = machine.port(STATUS_PORT)
     codes = {path: (get(port, path) or (0, b""))[0] for path in ("/", "/healthz", "/readyz", "/metrics")}
     assert codes == {"/": 200, "/healthz": 200, "/readyz": 200, "/metrics": 200}
+    assert status.document.origin and "cloud-init" in status.document.origin
     told = json.loads(machine.run("basalt status --json").stdout)
     assert (told["phase"], told["node"]) == ("ready", status.to_dict()["node"])
     [node] = machine.get("nodes")["items"]
     assert node["metadata"]["name"] == status.node.name == "node-1"
+
+
+def test_a_node_without_a_way_out_is_ready_too(ready_copy: ReadyCopy) -> None:
+    machine = ready_copy("etcd")
+    assert machine.run("ip -json route show default").stdout.strip() == "[]"
+    assert machine.run("ip -json address show").stdout.count("10.0.2.15") == 1
+    assert machine.failed_units() == []
 
 
 def test_nobody_can_log_in(ready_machine: Machine) -> None:

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 import pytest
 
 from firstboot.report.status import Phase
-from image.vm.seed import user_data
 
-from . import drives, pods, states
+from . import pods, states
 from .conftest import Boot, ReadyCopy
 from .documents import control_plane
 from .machine import READY_SECONDS, Machine, Setup
@@ -46,17 +44,6 @@ def test_reboot(ready_machine: Machine) -> None:
     assert machine.failed_units() == []
 
 
-@pytest.mark.pending
-def test_power_cut_of_a_ready_node(ready_each: Machine) -> None:
-    machine = ready_each
-    machine.power_cut()
-    machine.start()
-    machine.wait_for_boot()
-    machine.wait_for_phase(Phase.READY)
-    states.check_furniture(machine)
-
-
-@pytest.mark.pending
 @pytest.mark.parametrize("datastore", SERVICES)
 def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
@@ -89,7 +76,6 @@ def kill(machine: Machine, service: str) -> None:
 
 
 MOMENTS = {
-    "the agent answers": "test -S /run/basalt/api.sock",
     "the first key is there": "ls /etc/kubernetes/pki/*.key",
     "the datastore runs": "systemctl is-active -q k8s-dqlite.service || systemctl is-active -q etcd.service",
     "the apiserver answers": "kubectl --kubeconfig=/etc/kubernetes/admin.kubeconfig get --raw /livez",
@@ -97,8 +83,8 @@ MOMENTS = {
 """When to cut the power during the first boot: what is so for the first time, as a shell condition."""
 
 
-@pytest.mark.pending
-@pytest.mark.parametrize("datastore", states.DATASTORES)
+# What is unfinished then is the agent's work, and it is the same with every datastore.
+@pytest.mark.parametrize("datastore", ["dqlite", pytest.param("etcd", marks=pytest.mark.soak)])
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
     for moment, condition in MOMENTS.items():
@@ -118,20 +104,5 @@ def holds(machine: Machine, condition: str) -> bool:
     return machine.run(condition, check=False).ok
 
 
-@pytest.mark.pending
 def test_shutdown_is_quick_and_in_order(ready_machine: Machine) -> None:
     ready_machine.shutdown(timeout=90)
-
-
-@pytest.mark.pending
-def test_a_node_without_a_way_out(boot: Boot) -> None:
-    """An address and nothing else: no default route, no name server, no DHCP."""
-    network = {
-        "version": 2,
-        "ethernets": {"lan": {"match": {"name": "e*"}, "addresses": ["10.0.2.15/24"], "dhcp4": False}},
-    }
-    text = user_data(control_plane())
-    machine = boot(Setup(extra=(drives.NoCloud(text, network=json.dumps(network)),)))
-    machine.wait_for_phase(Phase.READY)
-    assert "default" not in machine.run("ip route show").stdout
-    assert machine.failed_units() == []
