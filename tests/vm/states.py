@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 
+from image import host
+from image.vm import administration
 from image.vm.seed import user_data
 
 from . import drives, pods
@@ -28,9 +30,16 @@ NO_WAY_OUT = {
 NETWORKS = {"dqlite": None, "etcd": NO_WAY_OUT}
 
 
+def administrator() -> administration.Credentials:
+    """Return the certificate that may administer the Ready machines; made once, for their documents name its CA."""
+    with host.locked("administrator"):
+        return administration.make_credentials(host.cache() / "vm" / "administrator")
+
+
 def setup(datastore: str) -> Setup:
     """Return a control plane with the disk of test data."""
-    text, network = user_data(control_plane(datastore)), NETWORKS[datastore]
+    access = {"client-ca": administrator().authority.read_text()}
+    text, network = user_data(control_plane(datastore, access=access)), NETWORKS[datastore]
     seed = drives.NoCloud(text, network=json.dumps(network) if network else None)
     return Setup(extra=(drives.test_data(), seed))
 
