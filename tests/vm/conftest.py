@@ -26,7 +26,7 @@ from image.vm.place import built_image, kernel
 from . import artefacts, ready, states
 from .machine import Machine, Setup
 
-TEST_SECONDS = 1800
+TEST_SECONDS = 2700
 """Time limit of a test that names none of its own."""
 
 HERE = Path(__file__).parent

@@ -41,7 +41,7 @@ ADMIN_KUBECONFIG = "/etc/kubernetes/admin.kubeconfig"
 
 FOLDER = ROOT / "build" / "vm"
 
-READY_SECONDS = 900.0
+READY_SECONDS = 1500.0
 """From power-on to Ready under emulation on a busy host; what has failed does not wait for it."""
 BOOT_SECONDS = 600.0
 """From power-on to the first answered command."""
@@ -349,7 +349,7 @@ class Machine:
         self.run("systemctl reboot --no-block")
         self.channel.wait(timeout, f"test $(cat /proc/sys/kernel/random/boot_id) != {before}")
 
-    def shutdown(self, timeout: float = 120) -> None:
+    def shutdown(self, timeout: float = 300) -> None:
         """Press the power button and wait until it is off."""
         assert self._process
         with self.monitor() as monitor:
