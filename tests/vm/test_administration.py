@@ -65,7 +65,8 @@ def test_a_workstation_gets_its_kubeconfig_and_uses_it(
     path.write_text(config.stdout)
     kubernetes = components.build(declaration.load("kubernetes")).tree
     assert kubernetes
-    command = [kubernetes / "usr/bin/kubectl", f"--kubeconfig={path}", "get", "nodes", "--no-headers"]
+    kubectl = str(kubernetes / "usr/bin/kubectl")
+    command = [kubectl, f"--kubeconfig={path}", "get", "nodes", "--no-headers"]
     table = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     name, ready, role, *_ = table.split()
     assert (name, ready, role) == ("node-1", "Ready", "control-plane")
