@@ -34,8 +34,8 @@ SERVICES = {
 }
 
 
-# Passed once; another time the pod was not started again. Suspected: the kubelet fails a bare pod on an orderly shutdown,
-# as Kubernetes wants it, and then it has to be one of a Deployment here.
+# Passed once; another time the pod was not started again. Suspected: the kubelet fails a bare pod on an orderly
+# shutdown, as Kubernetes wants it, and then it has to be one of a Deployment here.
 @pytest.mark.pending
 def test_reboot(ready_machine: Machine) -> None:
     machine = ready_machine
