@@ -5,8 +5,13 @@ from __future__ import annotations
 
 from firstboot.kube import Trust
 from firstboot.paths import KUBERNETES, PKI
-from firstboot.probes import HttpProbe
+from firstboot.probes import All, HttpProbe, ObjectExists
 from firstboot.services.model import Node, Service
+
+# Until then the API refuses every pod, and a Ready node that does so would be a lie.
+CAN_CREATE_PODS = ObjectExists(
+    "/api/v1/namespaces/default/serviceaccounts/default", "the namespace default has no service account yet"
+)
 
 
 def loop_arguments(name: str) -> dict[str, str]:
@@ -30,7 +35,7 @@ def controller_manager(node: Node) -> Service:
     cluster = node.config.cluster
     return Service(
         unit="kube-controller-manager",
-        probe=HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK),
+        probe=All((HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK), CAN_CREATE_PODS)),
         needs=("apiserver",),
         arguments={
             **loop_arguments("controller-manager"),

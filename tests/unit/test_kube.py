@@ -15,7 +15,16 @@ from aiohttp import web
 
 from firstboot import kube
 from firstboot.kube import Client, KubeError, Trust, object_path
-from firstboot.probes import All, FileProbe, HttpProbe, NodeHasNetwork, NodeIsReady, Probe, SocketProbe
+from firstboot.probes import (
+    All,
+    FileProbe,
+    HttpProbe,
+    NodeHasNetwork,
+    NodeIsReady,
+    ObjectExists,
+    Probe,
+    SocketProbe,
+)
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.network import PodNetwork
 from firstboot.systemd import Systemd
@@ -101,6 +110,9 @@ NOT_READY = {
         (NodeHasNetwork("cp1"), 200, READY, None),
         (NodeHasNetwork("cp1"), 200, NOT_READY, "no pod network assigned to the node yet"),
         (NodeHasNetwork("cp1"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
+        (ObjectExists(NODE, "not made yet"), 200, READY, None),
+        (ObjectExists(NODE, "not made yet"), 404, {"message": "not found"}, "not made yet"),
+        (ObjectExists(NODE, "not made yet"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
     ],
 )
 def test_the_node_object_is_read(

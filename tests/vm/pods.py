@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod of the test image: run, asked what it sees, looked for after a restart."""
+"""Pods of the test image: run, asked what they see, looked for after a restart."""
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 from .drives import POD_IMAGE
@@ -13,35 +14,46 @@ POD_SECONDS = 240
 """From kubectl to a running container under emulation, image already there."""
 
 
-def manifest(name: str) -> dict[str, Any]:
-    """Return a pod that serves HTTP on 8080 and survives restarts of its node."""
+def template(name: str) -> dict[str, Any]:
+    """Return metadata and spec of a pod that serves HTTP on 8080."""
     container = {"name": name, "image": POD_IMAGE, "imagePullPolicy": "Never"}
     return {
-        "apiVersion": "v1",
-        "kind": "Pod",
         "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"containers": [container], "restartPolicy": "Always", "terminationGracePeriodSeconds": 1},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
     }
 
 
 def start(machine: Machine, name: str = "probe") -> None:
-    """Run a pod and wait until it is Ready; the image must have been imported."""
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(manifest(name)))
-    wait_ready(machine, name)
+    """Run a deployment of one pod and wait until that answers; the image must have been imported.
+
+    Not a bare pod: Kubernetes counts one that an orderly shutdown ends as failed and never starts it again.
+    """
+    pod = template(name)
+    pod["metadata"].pop("name")
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+    machine.kubectl("create", "-f", "-", stdin=json.dumps(deployment))
+    wait_answers(machine, name)
 
 
-def wait_ready(machine: Machine, name: str = "probe") -> None:
-    """Wait until the pod is Ready; raises CommandFailed with what kubectl says."""
-    limit = f"--timeout={POD_SECONDS}s"
-    machine.kubectl("wait", "--for=condition=Ready", f"pod/{name}", limit, timeout=POD_SECONDS + 30)
+def wait_answers(machine: Machine, name: str = "probe") -> None:
+    """Wait until a command runs in the pod: its condition Ready may be one from before a restart."""
+    machine.wait_until(f"{name} answers", partial(_answers, machine, name), POD_SECONDS)
+
+
+def _answers(machine: Machine, name: str) -> bool:
+    return machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "sleep", "0s", check=False).ok
 
 
 def ask(machine: Machine, *question: str, name: str = "probe") -> dict[str, Any]:
     """Run the test program's `dns NAME` or `fetch [-cluster] URL` inside the pod and return its answer."""
-    answer: dict[str, Any] = json.loads(machine.kubectl("exec", name, "--", "/testpod", *question).stdout)
+    said = machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", *question).stdout
+    answer: dict[str, Any] = json.loads(said)
     return answer
 
 
-def sandboxes(machine: Machine, name: str = "probe") -> str:
-    """Return the pod's uid, which is another one after it was made anew."""
-    return str(machine.get("pod", name)["metadata"]["uid"])
+def addresses(machine: Machine, name: str = "probe") -> list[str]:
+    """Return the addresses of the deployment's pods that run."""
+    running = "--field-selector=status.phase=Running"
+    found = machine.get("pods", "-l", f"app={name}", running)["items"]
+    return [pod["status"]["podIP"] for pod in found]

@@ -56,6 +56,6 @@ def furnish(machine: Machine) -> None:
 def check_furniture(machine: Machine) -> None:
     """Prove that nothing acknowledged was lost, and that the pod runs and finds the API by its name."""
     assert machine.get("configmap", "kept")["data"] == KEPT
-    pods.wait_ready(machine)
+    pods.wait_answers(machine)
     answer = pods.ask(machine, "dns", "kubernetes.default.svc.cluster.local")
     assert answer.get("addresses") == [API_SERVICE], answer

@@ -28,7 +28,7 @@ OURS = (
 
 def output_of(machine: Machine, name: str, *arguments: str) -> str:
     """Run a pod to its end and return what it wrote, by way of the kubelet's logs."""
-    manifest = pods.manifest(name)
+    manifest = {"apiVersion": "v1", "kind": "Pod", **pods.template(name)}
     manifest["spec"]["restartPolicy"] = "Never"
     manifest["spec"]["containers"][0]["args"] = list(arguments)
     machine.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
@@ -44,7 +44,7 @@ def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Ma
     answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
     assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
     assert json.loads(output_of(machine, "once", "dns", "kubernetes"))["addresses"] == [states.API_SERVICE]
-    address = machine.get("pod", "probe")["status"]["podIP"]
+    [address] = pods.addresses(machine)
     fetched = machine.run(
         f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{address}:8080/hostname').read())\""
     )
