@@ -38,7 +38,6 @@ def test_reboot(ready_machine: Machine) -> None:
     assert machine.failed_units() == []
 
 
-@pytest.mark.pending
 @pytest.mark.parametrize("datastore", KILLED)
 def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
@@ -82,7 +81,6 @@ MOMENTS = {
 """When to cut the power during the first boot: what is so for the first time, as a shell condition."""
 
 
-@pytest.mark.pending
 @pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
