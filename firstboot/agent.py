@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
-from functools import cache
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 from firstboot import files, observe, paths, systemd
 from firstboot import log as logs
-from firstboot.api.node import NotYet, PlannedStep
+from firstboot.api.node import JoinToken, NotYet, PlannedStep
+from firstboot.cluster.joiner import Joiner
 from firstboot.codes import Code
+from firstboot.config import Role
 from firstboot.doors import Doors
 from firstboot.failure import BasaltError, Failure
 from firstboot.intake import Intake, Taken
@@ -37,6 +40,9 @@ from firstboot.services.timesync import UNIT as TIME_UNIT
 from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd
+
+if TYPE_CHECKING:
+    from firstboot.cluster.admission import Admission
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +69,7 @@ class Course:
 
     @classmethod
     def of(cls, node: Node, memory: Memory, addresses: Sequence[str]) -> Course:
-        """Compute what should be."""
+        """Compute what should be; addresses: of the machine, the node's own first."""
         goal = wanted(node)
         certificates = catalogue(node.config, node.name, addresses)
         return cls(node, goal, certificates, plan(node, goal, certificates, memory))
@@ -80,6 +86,7 @@ class Agent:
     memory: Memory
     observer: Observer = field(default_factory=Observer)
     course: Course | None = None
+    joiner: Joiner = field(default_factory=Joiner)
     current: Status = field(default_factory=Status)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
@@ -106,9 +113,36 @@ class Agent:
         host = course.node.config.cluster.api_address or course.node.ip
         return render(spec, server or f"https://{_bracketed(host)}:6443")
 
+    @cached_property
+    def admission(self) -> Admission:
+        """The gate for machines that want to join; asked on control planes only."""
+        from firstboot.cluster.admission import Admission
+
+        return Admission(
+            self.client,
+            node=lambda: self._course().node,
+            addresses=lambda: self.current.node.addresses,
+            authority=lambda: self._course().certificates.authority("ca"),
+            kubernetes=_kubernetes_version,
+        )
+
+    async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
+        """Make a one-time token for a machine of the role."""
+        if not self._course().node.config.role.has_control_plane:
+            raise NotYet("a worker gives out no tokens", "Ask a control plane.")
+        record = await self.admission.new_token(role, lifetime)
+        return JoinToken(record.token.text, record.role, record.expires or 0)
+
     async def round(self) -> None:
         """Look at everything once, do what can be done, and say how it stands."""
         taken = await asyncio.to_thread(self.intake.look)
+        if taken.joiner is not None:
+            self.milestones.mark("document-accepted")
+            self.joiner.follow(
+                taken.joiner, self.intake.membership, _kubernetes_version() or "", self.wake.set
+            )
+            self._publish(self._joining(taken))
+            return
         if taken.node is not None and (self.course is None or self.course.node != taken.node):
             self.course = Course.of(taken.node, self.memory, taken.addresses)
             self.milestones.mark("document-accepted")
@@ -158,8 +192,19 @@ class Agent:
             node=status.Node(course.node.name, course.node.config.role.value, taken.addresses),
             components=components,
             features=features,
-            failures=(*taken.failures, *result.failures, *observe.failures(parts)),
+            failures=(*taken.failures, *result.failures, *observe.failures(parts), *self._refusals),
             certificates=self._expiries(course),
+        )
+
+    def _joining(self, taken: Taken) -> Status:
+        """Return the status of a machine that is no member yet."""
+        node = taken.joiner
+        assert node is not None
+        return replace(
+            self._base(taken),
+            phase=Phase.JOINING,
+            node=status.Node(node.name, node.config.role.value, taken.addresses),
+            failures=(*taken.failures, *self.joiner.failures),
         )
 
     def _waiting(self, taken: Taken) -> Status:
@@ -177,6 +222,10 @@ class Agent:
             document=status.Document(taken.origin, taken.digest),
             timings=dict(self.milestones.reached),
         )
+
+    @property
+    def _refusals(self) -> tuple[Failure, ...]:
+        return self.admission.refusals if "admission" in vars(self) else ()
 
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
@@ -231,9 +280,10 @@ async def run() -> None:
     milestones.mark("agent")
     manager = await Systemd.connect()
     async with Client() as client:
-        memory = Memory(Ledger(paths.STATE / "certificates.json"), Applied())
-        agent = Agent(manager, client, Intake(), milestones, memory)
-        doors = Doors(agent)
+        intake = Intake()
+        memory = Memory(Ledger(paths.STATE / "certificates.json"), Applied(), intake.membership)
+        agent = Agent(manager, client, intake, milestones, memory)
+        doors = Doors(agent, lambda: agent.admission)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

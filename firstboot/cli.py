@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EXIT_PHASE = 3
 EXIT_TIME = 4
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 POLL = 2.0
 """Seconds between two looks of --watch and --wait."""
 
@@ -82,6 +83,10 @@ def parser() -> argparse.ArgumentParser:
     logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
     logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
     logs_.add_argument("-f", "--follow", action="store_true", help="go on with lines to come")
+    joining = _add(commands, "get-join-token", get_join_token, "make a token that lets one machine join")
+    joining.add_argument("--role", metavar="ROLE", help="only for a worker or a control-plane")
+    joining.add_argument("--lifetime", default="1h", metavar="TIME", help="e.g. 30m, 12h, 7d; default 1h")
+    joining.add_argument("--json", action="store_true", help="print JSON, with the time when it expires")
     _add(commands, "version", version, "print versions; without a node only that of this program")
     _add(commands, "agent", agent, "run the node's agent; systemd does this")
     return top
@@ -177,6 +182,24 @@ def logs(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
     return 0
+
+
+def get_join_token(arguments: argparse.Namespace) -> int:
+    """Print a one-time token."""
+    query = {"lifetime": str(_seconds(arguments.lifetime))}
+    if arguments.role:
+        query["role"] = arguments.role
+    made = _client(arguments).post_json("/v1/join-tokens", "", query)
+    print(json.dumps(made, indent=2) if arguments.json else made["token"])
+    return 0
+
+
+def _seconds(text: str) -> int:
+    """Return the seconds of a time such as 90, 30m, 12h or 7d."""
+    number, unit = (text, "s") if text[-1:].isdigit() else (text[:-1], text[-1:])
+    if not (number.isascii() and number.isdigit() and len(number) < 9 and unit in UNITS):
+        raise BasaltError(f"{text!r} is no time", "Write a number and s, m, h or d, e.g. 12h.")
+    return int(number) * UNITS[unit]
 
 
 def version(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,13 @@ class Endpoint:
 
 
 class Client:
-    """One call, one connection."""
+    """One call, one connection; connect: makes it, not opened yet."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(
+        self, endpoint: Endpoint, connect: Callable[[Endpoint], http.client.HTTPConnection] | None = None
+    ) -> None:
         self._endpoint = endpoint
+        self._connect = connect or connection
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return the text at a path. Raises BasaltError."""
@@ -64,9 +67,9 @@ class Client:
         """Return the JSON at a path. Raises BasaltError."""
         return _parse(self.get(path, query))
 
-    def post_json(self, path: str, body: str) -> Any:
+    def post_json(self, path: str, body: str, query: Mapping[str, str] | None = None) -> Any:
         """Send a text and return the JSON that answers it. Raises BasaltError."""
-        with self._request("POST", path, None, body) as response:
+        with self._request("POST", path, query, body) as response:
             return _parse(response.read().decode())
 
     def stream(
@@ -86,26 +89,26 @@ class Client:
         body: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = connect(self._endpoint)
+        opened = self._connect(self._endpoint)
         try:
             with _explained(self._endpoint):
-                connection.request(
+                opened.request(
                     method,
                     path + (f"?{urlencode(query)}" if query else ""),
                     None if body is None else body.encode(),
                     {"Content-Type": "application/yaml"} if body is not None else {},
                 )
-                response = connection.getresponse()
+                response = opened.getresponse()
                 if response.status >= 400:
                     raise _error(response.status, response.read().decode(errors="replace"))
-                if connection.sock is not None:
-                    connection.sock.settimeout(timeout)
+                if opened.sock is not None:
+                    opened.sock.settimeout(timeout)
                 yield response
         finally:
-            connection.close()
+            opened.close()
 
 
-def connect(endpoint: Endpoint) -> http.client.HTTPConnection:
+def connection(endpoint: Endpoint) -> http.client.HTTPConnection:
     """Return a connection that is not opened yet. Raises BasaltError for an endpoint that cannot be right."""
     if endpoint.url is None:
         return UnixConnection(endpoint.socket)

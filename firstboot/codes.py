@@ -81,7 +81,32 @@ class Code(StrEnum):
     NO_ADDRESS = "no-address", "The node has no address that other machines could reach it by."
     LITTLE_MEMORY = "not-enough-memory", "The machine has too little memory for its role."
     FIXED_SETTING = "fixed-setting", "The document changes what a node keeps for its life."
-    CANNOT_JOIN = "cannot-join", "The document asks for a role that needs a cluster to join."
+
+    # Joining a cluster
+    CANNOT_JOIN = "cannot-join", "A machine of this role cannot join a cluster in this version."
+    BAD_TOKEN = "bad-token", "The token is damaged, or one that could be guessed."
+    DIFFERS_FROM_CLUSTER = (
+        "differs-from-cluster",
+        "The document has a value that the cluster it joins has otherwise.",
+    )
+    CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
+    CLUSTER_NOT_TRUSTED = (
+        "cluster-not-trusted",
+        "Who answers does not prove to be the cluster that the token is for.",
+    )
+    TOKEN_UNKNOWN = "token-unknown", "The cluster does not know the token."
+    TOKEN_EXPIRED = "token-expired", "The token's lifetime is over."
+    TOKEN_USED = "token-used", "The one-time token has let in another machine already."
+    TOKEN_ROLE = "token-role", "The token is for machines of another role."
+    CLOCKS_APART = "clocks-apart", "The clocks of the node and of the cluster differ."
+    VERSION_APART = (
+        "version-apart",
+        "The node's version of Kubernetes does not go together with the cluster's.",
+    )
+    NAME_TAKEN = "name-taken", "The cluster has a node of that name."
+    ADDRESS_TAKEN = "address-taken", "Another node of the cluster has the address."
+    JOIN_FAILED = "join-failed", "A control plane could not let the node in; it is tried again."
+    JOIN_REFUSED = "join-refused", "This control plane has refused a machine lately."
 
     # The running node
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."

@@ -93,11 +93,17 @@ class Cluster:
     """What all nodes of a cluster have in common.
 
     api_address: host name or address under which clients reach the API, beside the nodes' own; None means
-    none
+                 none
+    bootstrap:   whether this machine starts the cluster that others join with the token
+    token:       what lets a machine join; never show it
+    endpoints:   ``host`` or ``host:port`` of control planes to join at, port 6401 by default
     """
 
     name: str = "basalt"
     api_address: str | None = None
+    bootstrap: bool = False
+    token: str | None = field(default=None, repr=False)
+    endpoints: tuple[str, ...] = ()
     pod_cidr: str = "10.1.0.0/16"
     service_cidr: str = "10.152.183.0/24"
     domain: str = "cluster.local"
@@ -108,10 +114,18 @@ class Cluster:
         return cls(
             name=data.get("name", cls.name),
             api_address=data.get("api-address"),
+            bootstrap=data.get("bootstrap", cls.bootstrap),
+            token=data.get("token"),
+            endpoints=tuple(data.get("endpoints", ())),
             pod_cidr=data.get("pod-cidr", cls.pod_cidr),
             service_cidr=data.get("service-cidr", cls.service_cidr),
             domain=data.get("domain", cls.domain),
         )
+
+    @property
+    def join_endpoints(self) -> tuple[str, ...]:
+        """Where to ask for being let in: the endpoints, else the API's address."""
+        return self.endpoints or ((self.api_address,) if self.api_address else ())
 
     @property
     def api_service_ip(self) -> str:
@@ -323,6 +337,11 @@ class Config:
             registries=Registries.from_dict(data.get("registries", {})),
             proxy=Proxy.from_dict(data.get("proxy", {})),
         )
+
+    @property
+    def joins(self) -> bool:
+        """Whether the node becomes part of a cluster that another machine has started."""
+        return self.role is Role.WORKER or (self.cluster.token is not None and not self.cluster.bootstrap)
 
     def extra_args(self, service: Service | str) -> dict[str, str]:
         """Return the extra arguments of a service: empty when the document says nothing about it."""

@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from firstboot import paths
+from firstboot import files, paths
 from firstboot.codes import Code
 from firstboot.config import Config
 from firstboot.failure import BasaltError, Failure
@@ -17,7 +18,8 @@ from firstboot.report.status import Status
 
 if TYPE_CHECKING:
     from firstboot.api.node import Node
-    from firstboot.api.server import ApiServer
+    from firstboot.api.server import ApiServer, TlsDoor
+    from firstboot.cluster.admission import Admission
     from firstboot.report.http import StatusServer
 
 log = logging.getLogger(__name__)
@@ -26,12 +28,15 @@ log = logging.getLogger(__name__)
 class Doors:
     """Opens what can be opened, follows the document, and says which door stays shut and why."""
 
-    def __init__(self, agent: Node) -> None:
+    def __init__(self, agent: Node, admission: Callable[[], Admission]) -> None:
+        """Open nothing yet; admission is asked for once there is a control plane to join."""
         self._agent = agent
+        self._admission = admission
         self._consoles = console.Consoles(console.targets(os.environ.get(console.VARIABLE)))
         self._painter: asyncio.Task[None] | None = None
         self._status: StatusServer | None = None
         self._api: ApiServer | None = None
+        self._nodes: TlsDoor | None = None
 
     def show(self, status: Status) -> None:
         """Put the status on the consoles."""
@@ -64,6 +69,10 @@ class Doors:
             await self._follow_tls(self._api, config)
         except BasaltError as error:
             failures.append(_shut("basalt.access.client-ca", error))
+        try:
+            await self._follow_nodes(config)
+        except BasaltError as error:
+            failures.append(_shut("basalt.cluster", error))
         return tuple(failures)
 
     async def close(self) -> None:
@@ -73,6 +82,8 @@ class Doors:
             await asyncio.gather(self._painter, return_exceptions=True)
         if self._api:
             await self._api.close()
+        if self._nodes:
+            await self._nodes.close()
         if self._status:
             await self._status.close()
 
@@ -85,6 +96,27 @@ class Doors:
             await api.close_tls()
             return
         await api.listen_tls(Tls(certificate, paths.PKI / "basalt-api.key", (config.access.client_ca,)))
+
+    async def _follow_nodes(self, config: Config | None) -> None:
+        """On a control plane, let machines ask to join and nodes for certificates: by the cluster's CA alone."""
+        certificate, authority = paths.PKI / "basalt-api.crt", files.read_or_none(paths.PKI / "ca.crt")
+        if (
+            config is None
+            or not config.role.has_control_plane
+            or authority is None
+            or not certificate.exists()
+        ):
+            if self._nodes:
+                await self._nodes.close()
+            return
+        from firstboot.api import nodes
+        from firstboot.api.access import Tls
+        from firstboot.api.server import TlsDoor
+
+        if self._nodes is None:
+            self._nodes = TlsDoor(lambda: nodes.application(self._admission()))
+        tls = Tls(certificate, paths.PKI / "basalt-api.key", (authority.decode(),), required=False)
+        await self._nodes.listen(tls, nodes.DEFAULT_LISTEN)
 
 
 def _shut(path: str, error: BasaltError) -> Failure:

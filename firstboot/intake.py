@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot import files, paths, sources
+from firstboot.cluster import settings
+from firstboot.cluster.membership import Membership
 from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.facts import Facts
@@ -38,6 +40,7 @@ class Taken:
     """What a look has found.
 
     node:      the node to follow, None while there is none
+    joiner:    the node that has to join its cluster before it can be followed
     addresses: all of the machine's, the node's own first
     failures:  what is wrong with the newest document, which then is not the one that is followed
     present:   whether a source has a document at all, right or wrong
@@ -47,6 +50,7 @@ class Taken:
 
     facts: Facts
     node: Node | None = None
+    joiner: Node | None = None
     addresses: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     present: bool = False
@@ -66,6 +70,7 @@ class Intake:
         self._known = sources.recall(root)
         self._followed: tuple[Accepted, Node] | None = None
         self._checked: tuple[str, Accepted | tuple[Failure, ...]] | None = None
+        self._merged: tuple[tuple[str, Membership], Config] | None = None
 
     def look(self) -> Taken:
         """Return what is to be followed now. Raises BasaltError when the node's own records are damaged."""
@@ -73,20 +78,26 @@ class Intake:
         found = sources.find(self._root)
         newest, failures = self._accepted(found)
         node: Node | None = None
+        joiner: Node | None = None
         # A document that cannot be used leaves the node with the one it has accepted before.
         for candidate in self._candidates(newest):
             node, problems = self._resolve(candidate, facts)
             failures += problems
-            if node is not None:
+            if node is None:
+                continue
+            if node.config.joins and not node.control_planes:
+                node, joiner = None, node
+            else:
                 self._follow(candidate, node)
-                break
+            break
         if node is None and self._followed is not None:
             node = self._followed[1]
         shown = self._followed[0] if self._followed else found
         return Taken(
             facts=facts,
             node=node,
-            addresses=_addresses(facts, node),
+            joiner=joiner,
+            addresses=_addresses(facts, node or joiner),
             failures=self._worth_saying(failures),
             present=isinstance(found, Found),
             pending=isinstance(found, Waiting) or any(f.code in TRANSIENT for f in failures),
@@ -134,6 +145,11 @@ class Intake:
     def _resolve(self, accepted: Accepted, facts: Facts) -> tuple[Node | None, tuple[Failure, ...]]:
         """Return the node that a document describes on this machine, or why it cannot be."""
         config = accepted.config
+        membership = Membership.load(self.membership) if config.joins else None
+        if membership is not None:
+            if refused := settings.conflicts(accepted.data, membership.settings):
+                return None, refused
+            config = self._joined(accepted, membership)
         kept = Identity.load(self._identity)
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
@@ -143,7 +159,15 @@ class Intake:
         address = config.node.ip or facts.default_address
         if failures or address is None:
             return None, failures
-        return Node(config, name, address, _nameservers()), ()
+        known = membership.control_planes if membership else ()
+        return Node(config, name, address, _nameservers(), known), ()
+
+    def _joined(self, accepted: Accepted, membership: Membership) -> Config:
+        """Return what a document means in the cluster; the same Config as long as neither changes."""
+        key = (accepted.digest, membership)
+        if self._merged is None or self._merged[0] != key:
+            self._merged = (key, Config.from_dict(settings.merged(accepted.data, membership.settings)))
+        return self._merged[1]
 
     def _fact_failures(self, config: Config, facts: Facts) -> tuple[Failure, ...]:
         from firstboot.validate import check_facts
@@ -162,6 +186,11 @@ class Intake:
         self._followed = (accepted, node)
 
     @property
+    def membership(self) -> Path:
+        """Where the record of a node that has joined is."""
+        return self._root / paths.STATE.relative_to("/") / "membership.json"
+
+    @property
     def _identity(self) -> Path:
         return self._root / paths.STATE.relative_to("/") / "identity.json"
 
@@ -178,16 +207,11 @@ def node_name(facts: Facts) -> str:
 
 
 def _unavailable(config: Config) -> tuple[Failure, ...]:
-    if config.role is Role.CONTROL_PLANE:
+    if config.role is Role.WORKER or not config.joins:
         return ()
-    return (
-        Failure(
-            Code.CANNOT_JOIN,
-            "basalt.role",
-            "is worker, and this version cannot join a cluster",
-            "Make it control-plane: such a node runs pods too.",
-        ),
-    )
+    found = "is a token without `bootstrap`, and in this version only workers can join"
+    remedy = "Make this machine a worker, or let it start a cluster with `bootstrap: true`."
+    return (Failure(Code.CANNOT_JOIN, "basalt.cluster.token", found, remedy),)
 
 
 def _addresses(facts: Facts, node: Node | None) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's HTTP client: health probes, and the few requests it makes to the Kubernetes API.
 
-A full Kubernetes client costs three seconds of start-up and 66 MB under emulation; the agent needs get and
-server-side apply.
+A full Kubernetes client costs three seconds of start-up and 66 MB under emulation; the agent needs get,
+server-side apply and, for records that two may want to write at once, create and replace.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ SERVER = "https://127.0.0.1:6443"
 
 SECONDS = 5.0
 """How long a service may take to answer; a busy node answers late, a dead one never."""
+
+JSON = "application/json"
 
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON data; applied by the server under the agent's field manager."""
@@ -77,6 +79,14 @@ class Client:
             raise KubeError("GET", path, status, text)
         return json.loads(text)
 
+    async def send(self, method: str, path: str, obj: Object | None = None) -> Any:
+        """Return what the API answers to POST, PUT or DELETE. Raises KubeError, 404 and 409 included."""
+        body = None if obj is None else json.dumps(obj)
+        status, text = await self._request(method, SERVER + path, Trust.CLUSTER, SECONDS, body, JSON)
+        if status not in (200, 201, 202):
+            raise KubeError(method, path, status, text)
+        return json.loads(text)
+
     async def apply(self, obj: Object, manager: str = FIELD_MANAGER) -> None:
         """Make the object so by server-side apply; what others set in other fields stays.
 
@@ -89,18 +99,19 @@ class Client:
             Trust.CLUSTER,
             SECONDS,
             json.dumps(obj),
+            "application/apply-patch+yaml",
         )
         if status not in (200, 201):
             raise KubeError("PATCH", path, status, text)
 
     async def _request(
-        self, method: str, url: str, trust: Trust, timeout: float, body: str | None = None
+        self, method: str, url: str, trust: Trust, timeout: float, body: str | None = None, kind: str = JSON
     ) -> tuple[int, str]:
         import aiohttp
 
         if self._session is None:
             self._session = aiohttp.ClientSession(trust_env=False)
-        headers = {"Content-Type": "application/apply-patch+yaml"} if body is not None else {}
+        headers = {"Content-Type": kind} if body is not None else {}
         try:
             async with self._session.request(
                 method,

@@ -3,22 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from firstboot.cluster.records import Machine, machine_object
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd
 from firstboot.features import dns, network
-from firstboot.features.model import Feature, bind_user
+from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
+from firstboot.files import File
 from firstboot.kube import Object
 from firstboot.paths import ARGUMENTS, CNI_CONFIG, CONTAINERD_REGISTRIES
-from firstboot.pki.catalogue import Catalogue
+from firstboot.pki import Issue
+from firstboot.pki.catalogue import NODES, Catalogue
+from firstboot.pki.leaf import CertificateSpec
 from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
-from firstboot.services import apiserver, containerd, controllers, kubelet, timesync
+from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.certificates import Certificates
+from firstboot.steps.controlplanes import ControlPlanes
 from firstboot.steps.files import Absent, Files
 from firstboot.steps.gates import Gate
 from firstboot.steps.hostname import Hostname
@@ -38,6 +43,7 @@ UNITS = (
     "flanneld",
     "kube-proxy",
     "coredns",
+    "api-balancer",
 )
 """Every service of the image that the document switches."""
 
@@ -62,15 +68,27 @@ GATES = {
     "k8s-dqlite": "datastore",
     "etcd": "datastore",
     "kube-apiserver": "apiserver",
+    "api-balancer": "apiserver",
     "containerd": "containerd",
 }
 """Units that others wait for -> what those others call it."""
 
 
 def wanted(node: Node) -> Wanted:
-    """Return what a control plane runs."""
+    """Return what the node runs."""
+    control_plane = node.config.role.has_control_plane
+    components = _control_plane(node) if control_plane else _worker(node)
+    features = (network.feature(node), dns.feature(node))
+    return Wanted(
+        services=tuple(with_extra(service, node.config) for service in components),
+        features=tuple(_feature_with_extra(feature, node) for feature in features),
+        objects=(*OBJECTS, machine_object(_machine(node))) if control_plane else (),
+    )
+
+
+def _control_plane(node: Node) -> tuple[Service, ...]:
     datastore, endpoint = _datastore(node)
-    components = (
+    return (
         datastore,
         apiserver.service(node, endpoint),
         containerd.service(node),
@@ -78,20 +96,22 @@ def wanted(node: Node) -> Wanted:
         controllers.controller_manager(node),
         controllers.scheduler(node),
     )
-    features = (network.feature(node), dns.feature(node))
-    return Wanted(
-        services=tuple(with_extra(service, node.config) for service in components),
-        features=tuple(_feature_with_extra(feature, node) for feature in features),
-        objects=OBJECTS,
-    )
+
+
+def _worker(node: Node) -> tuple[Service, ...]:
+    return balancer.service(node), containerd.service(node), kubelet.service(node)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What the agent's process remembers between passes; nothing is lost with it but a little time."""
+    """What the agent's process remembers between passes; nothing is lost with it but a little time.
+
+    membership: where the record of a node that has joined is
+    """
 
     ledger: Ledger
     applied: Applied
+    membership: Path
 
 
 def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> tuple[Step, ...]:
@@ -102,26 +122,51 @@ def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) ->
 def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:
     yield Hostname(node.name)
     yield from _leftovers(node, wanted)
-    yield Certificates(certificates, memory.ledger)
+    yield Certificates(certificates, memory.ledger, _issue(node, certificates))
     for service in (*wanted.all_services, timesync.service(node)):
         yield from _service(service)
-        if service.unit == "kube-apiserver":
-            yield Gate("apiserver-listens", unit="kube-apiserver")
+        if GATES.get(service.unit) == "apiserver":
+            yield Gate("apiserver-listens", unit=service.unit)
         if service.unit == "kubelet":
-            if first := _first_pod_network(node):
-                yield PodNetwork(node.name, first)
-            yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
-            yield NodeLabels(node.name, {ROLE_LABEL: ""})
-    yield Objects("objects:node", wanted.objects, memory.applied)
-    for feature in wanted.features:
-        if feature.objects:
-            yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+            yield from _node_object(node)
+    if node.config.role.has_control_plane:
+        yield NodeLabels(node.name, {ROLE_LABEL: ""})
+        yield Objects("objects:node", wanted.objects, memory.applied)
+        for feature in wanted.features:
+            if feature.objects:
+                yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+    else:
+        yield ControlPlanes(node.control_planes, memory.membership)
     if node.config.features.network.enabled:
         yield CniConfig()
     running = {service.unit for service in wanted.all_services}
     for unit in UNITS:
         if unit not in running:
             yield Stopped(unit)
+
+
+def _node_object(node: Node) -> Iterator[Step]:
+    if node.config.role.has_control_plane and (first := _first_pod_network(node)):
+        yield PodNetwork(node.name, first)
+    yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
+
+
+def _issue(node: Node, certificates: Catalogue) -> Issue | None:
+    """Return who signs the node's certificates when it has no authority of its own."""
+    if node.config.role.has_control_plane:
+        return None
+
+    def issue(due: Sequence[CertificateSpec]) -> list[File]:
+        from firstboot.cluster import joining
+
+        return joining.renew(due, certificates.certificate("agent"), node.control_planes)
+
+    return issue
+
+
+def _machine(node: Node) -> Machine:
+    """Return the record of a control plane, which signs for itself."""
+    return Machine(node.name, node.config.role.value, node.ip, fingerprint="")
 
 
 def _leftovers(node: Node, wanted: Wanted) -> Iterator[Step]:
@@ -185,4 +230,7 @@ def missing_needs(steps: Iterable[Step]) -> set[str]:
 # Logs, exec and port-forward go from the API server to the kubelet; the role comes with Kubernetes.
 OBJECTS: tuple[Object, ...] = (
     bind_user("system:kubelet-api-admin", "kube-apiserver-kubelet-client", "basalt:apiserver-to-kubelet"),
+    # Agents of workers look whether their own node is Ready and where the control planes are.
+    cluster_role("basalt:nodes", [allow("core", "nodes", "get list")]),
+    bind_group("basalt:nodes", NODES),
 )

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
+from firstboot.cluster.tokens import BadToken, Token
 from firstboot.codes import Code
-from firstboot.config import DNS_ADDRESS_INDEX, Cluster
+from firstboot.config import DNS_ADDRESS_INDEX, Cluster, Role
 from firstboot.failure import Failure
 from firstboot.owned import reason
 from firstboot.schemacheck import show
@@ -18,6 +19,7 @@ from firstboot.strictyaml import Path, Place, show_path
 from firstboot.values import (
     UNUSABLE,
     certificate_problem,
+    is_host_name,
     is_restricted,
     network_problem,
     parse_ip,
@@ -41,6 +43,7 @@ PORTS = {
     2380: "etcd",
     2381: "etcd",
     6400: "the REST API",
+    6401: "the API for nodes",
     6443: "the Kubernetes API",
     9000: "dqlite",
     10248: "kubelet",
@@ -52,9 +55,9 @@ PORTS = {
 }
 NODE_PORTS = range(30000, 32768)
 
-HOST_NAME = re.compile(
-    r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"
-)
+TOKEN: Path = ("basalt", "cluster", "token")
+BOOTSTRAP: Path = ("basalt", "cluster", "bootstrap")
+ENDPOINTS: Path = ("basalt", "cluster", "endpoints")
 
 
 class Rules:
@@ -75,6 +78,7 @@ class Rules:
         self.dns()
         self.node_ip()
         self.api_address()
+        self.joining()
         self.labels()
         self.taints()
         self.listen()
@@ -239,12 +243,51 @@ class Rules:
                     "Write an address that all clients reach.",
                 )
             return
-        if HOST_NAME.fullmatch(text) and not re.fullmatch(r"[0-9.]+", text):
+        if is_host_name(text):
             return
         remedy = "Write a host name or an IP address."
         if "://" in text or re.search(r":\d+$", text):
             remedy = "Write only the host name or address, without scheme and port."
         self.fail(Code.BAD_ADDRESS, path, f"`{show(text)}` is no host name and no address", remedy)
+
+    def joining(self) -> None:
+        """A machine that joins knows where and by what; one that starts the cluster does not join."""
+        bootstrap = self.value(BOOTSTRAP)
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        self._token(self.value(TOKEN))
+        token = self.value(TOKEN)
+        for path, text in self.entries(ENDPOINTS):
+            host, port = split_port(text, 6401)
+            if not (parse_ip(host) or is_host_name(host)) or not 0 < port <= 65535:
+                remedy = "Write a host name or an address without scheme, with a port where it is not 6401."
+                self.fail(Code.BAD_ADDRESS, path, f"`{show(text)}` is no host", remedy)
+        if worker and bootstrap:
+            found = "a worker cannot start a cluster"
+            self.fail(Code.BAD_VALUE, BOOTSTRAP, found, "Remove the key, or make it a control-plane.")
+        elif worker and token is None and not self._bad_above(TOKEN):
+            remedy = "Write the fleet's token, or one from `basalt get-join-token` on a control plane."
+            self.fail(
+                Code.MISSING_KEY, TOKEN, "a worker joins a cluster, and for that it needs a token", remedy
+            )
+        elif bootstrap and token is None and not self._bad_above(TOKEN):
+            remedy = "Write the token that the other machines have too, or remove `bootstrap`."
+            self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
+        joins = token is not None and (worker or not bootstrap)
+        known = self.value(ENDPOINTS) or self.value(("basalt", "cluster", "api-address"))
+        if joins and not known and not self._bad_above(ENDPOINTS):
+            remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
+            found = "the machine joins a cluster and does not know where"
+            if not worker:
+                remedy += " On the one machine that starts the cluster write `bootstrap: true`."
+            self.fail(Code.MISSING_KEY, ENDPOINTS, found, remedy)
+
+    def _token(self, text: str | None) -> None:
+        try:
+            if text is not None:
+                Token.parse(text)
+        except BadToken as error:
+            remedy = "Take all that `basalt get-join-token` prints, or 32 random characters (`openssl rand -hex 32`)."
+            self.fail(Code.BAD_TOKEN, TOKEN, str(error), remedy)
 
     def labels(self) -> None:
         """A node sets no label that the API server forbids a node to set."""

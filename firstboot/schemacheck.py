@@ -22,7 +22,17 @@ KEYWORDS = frozenset(
     {
         *("type", "enum", "pattern", "maxLength", "minItems", "maxItems", "items", "required"),
         *("properties", "patternProperties", "additionalProperties", "$ref", "definitions"),
-        *("$schema", "$id", "title", "description", "default", "examples", "x-form", "x-key-form"),
+        *(
+            "$schema",
+            "$id",
+            "title",
+            "description",
+            "default",
+            "examples",
+            "x-form",
+            "x-key-form",
+            "x-secret",
+        ),
     }
 )
 """Every keyword that this check understands; the ones beginning with ``x-`` are ours and only hold words."""
@@ -85,7 +95,7 @@ class Check:
             yield self.failure(
                 Code.LINE_BREAK,
                 path,
-                f"`{show(data)}` is more than one line",
+                f"{_quoted(schema, data)} is more than one line",
                 "Write it on one line, without `|` or `>`.",
             )
         elif longest is not None and len(data) > longest:
@@ -93,7 +103,7 @@ class Check:
                 Code.BAD_VALUE, path, f"{len(data)} characters, at most {longest} are allowed", want(schema)
             )
         elif pattern is not None and not re.search(pattern, data):
-            yield self.failure(Code.BAD_VALUE, path, f"`{show(data)}`", want(schema))
+            yield self.failure(Code.BAD_VALUE, path, _quoted(schema, data), want(schema))
 
     def _list(self, schema: Schema, data: list[Any], path: Path) -> Iterator[Failure]:
         fewest, most = schema.get("minItems", 0), schema.get("maxItems", len(data))
@@ -129,12 +139,12 @@ class Check:
             )
         if schema["type"] == "string" and not isinstance(data, dict | list):
             written = place.text if place and place.text is not None else show(data)
-            return self.failure(
-                Code.QUOTE_IT,
-                path,
-                f"`{short(written)}` without quotes is {describe(data)} to YAML, but text is wanted",
-                f'Write it in quotes: "{short(written)}".',
-            )
+            if schema.get("x-secret"):
+                found, remedy = "text without quotes that is something else to YAML", "Write it in quotes."
+            else:
+                found = f"`{short(written)}` without quotes is {describe(data)} to YAML, but text is wanted"
+                remedy = f'Write it in quotes: "{short(written)}".'
+            return self.failure(Code.QUOTE_IT, path, found, remedy)
         if schema["type"] == "string" and schema.get("x-form"):
             remedy = want(schema)
         return self.failure(Code.WRONG_TYPE, path, f"{describe(data)}, but {kind} is wanted", remedy)
@@ -230,6 +240,11 @@ def show(data: Any) -> str:
     if "-----BEGIN" in text:
         return "-----BEGIN …"
     return short(SECRET.sub("//…@", text))
+
+
+def _quoted(schema: Schema, data: Any) -> str:
+    """Return a value as a failure shows it; a secret is not shown at all."""
+    return "what stands here" if schema.get("x-secret") else f"`{show(data)}`"
 
 
 def want(schema: Schema) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
@@ -12,6 +13,10 @@ from firstboot.schemacheck import show
 
 UNUSABLE = tuple(
     ip_network(each) for each in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+)
+
+HOST_NAME = re.compile(
+    r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"
 )
 
 OPEN_LABELS = {"topology.kubernetes.io/region", "topology.kubernetes.io/zone"}
@@ -103,9 +108,14 @@ def parse_ip(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+def is_host_name(text: str) -> bool:
+    """Whether the text is a name of DNS and not an address that is mistyped."""
+    return HOST_NAME.fullmatch(text) is not None and not re.fullmatch(r"[0-9.]+", text)
+
+
 def split_port(text: str, default: int = 53) -> tuple[str, int]:
-    """Split ``host:port`` or ``[v6]:port``; an address alone gets the default port, a bad port is -1."""
-    if parse_ip(text) is not None:
+    """Split ``host:port`` or ``[v6]:port``; a host alone gets the default port, a bad port is -1."""
+    if parse_ip(text) is not None or ":" not in text:
         return text, default
     host, _, port = text.rpartition(":")
     number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else -1

@@ -27,12 +27,14 @@ class Tls:
     """What the HTTPS side needs.
 
     certificate, key: files of the server's certificate chain and key
-    client_cas:       PEM texts; every client certificate signed by one of them administers
+    client_cas:       PEM texts; client certificates have to be signed by one of them
+    required:         whether nobody is let in without a client certificate
     """
 
     certificate: Path
     key: Path
     client_cas: tuple[str, ...]
+    required: bool = True
 
     def fingerprint(self) -> str:
         """Return a digest of everything that matters, to see whether it changed. Raises BasaltError."""
@@ -46,10 +48,10 @@ class Tls:
         return digest.hexdigest()
 
     def context(self) -> ssl.SSLContext:
-        """Return a context that lets nobody in without a certificate. Raises BasaltError."""
+        """Return a context that judges client certificates. Raises BasaltError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if self.required else ssl.CERT_OPTIONAL
         # A given client CA may be an intermediate one: it is trusted itself, whoever signed it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         # Without tickets every connection is judged by the authorities of now.
@@ -83,18 +85,19 @@ def middleware(users: Collection[int]) -> Middleware:
     return authorize
 
 
-def _info(request: web.Request, name: str) -> Any:
+def info(request: web.Request, name: str) -> Any:
+    """Return what the connection knows under a name of asyncio's, None when it is gone."""
     return None if request.transport is None else request.transport.get_extra_info(name)
 
 
 def _has_certificate(request: web.Request) -> bool:
     """Whether TLS demanded and got a certificate; its signature was judged in the handshake."""
-    tls = _info(request, "ssl_object")
+    tls = info(request, "ssl_object")
     return tls is not None and tls.context.verify_mode is ssl.CERT_REQUIRED and bool(tls.getpeercert(True))
 
 
 def _peer_user(request: web.Request) -> int | None:
-    sock = _info(request, "socket")
+    sock = info(request, "socket")
     if sock is None or sock.family is not socket.AF_UNIX:
         return None
     _pid, user, _group = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))

@@ -15,10 +15,14 @@ from firstboot import run, schema
 from firstboot.api import access, errors, logs
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.api.node import Node
+from firstboot.config import Role
 from firstboot.failure import DocumentError
 from firstboot.report.web import Limits, add_headers
 
 LIMITS = Limits(connections=64, lifetime=None, body=1024 * 1024)
+
+DEFAULT_LIFETIME, LONGEST_LIFETIME = 3600, 7 * 86400
+"""Seconds that a one-time token may be used in."""
 
 LOG_SECONDS = 300.0
 """Longest time to read lines that are there already."""
@@ -37,6 +41,7 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
     for path, handler in api.reads().items():
         app.router.add_get(path, handler, allow_head=False)
     app.router.add_post("/v1/validate", api.validate)
+    app.router.add_post("/v1/join-tokens", api.join_token)
     app.on_response_prepare.append(add_headers)
     return app
 
@@ -86,6 +91,19 @@ class Api:
         # A document may take a slow machine a second, which is too long for everybody else.
         failures = await asyncio.to_thread(_failures, content)
         return _json({"failures": failures})
+
+    async def join_token(self, request: web.Request) -> web.Response:
+        """Make a one-time token for joining."""
+        role, lifetime = request.query.get("role"), request.query.get("lifetime", str(DEFAULT_LIFETIME))
+        if role is not None and role not in tuple(Role):
+            found = f"there is no role {role!r}"
+            raise ApiError(ApiCode.BAD_REQUEST, found, f"Use one of {', '.join(Role)}.", "role")
+        if not (lifetime.isascii() and lifetime.isdigit() and 0 < int(lifetime[:9]) <= LONGEST_LIFETIME):
+            found = f"{lifetime!r} is no lifetime"
+            remedy = f"Use a number of seconds from 1 to {LONGEST_LIFETIME}."
+            raise ApiError(ApiCode.BAD_REQUEST, found, remedy, "lifetime")
+        made = await self._node.join_token(Role(role) if role else None, int(lifetime))
+        return _json(made.to_dict())
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """Stream the journal of one component."""

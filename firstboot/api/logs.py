@@ -13,6 +13,7 @@ MAX_LINES = 10_000
 UNITS: Mapping[str, Sequence[str]] = {
     "basalt": ("basalt.service",),
     **{service.value: (f"{service.value}.service",) for service in Service},
+    "api-balancer": ("api-balancer.service",),
     "images": ("basalt-images.service",),
     "cloud-init": ("cloud-init*.service", "cloud-config.service", "cloud-final.service"),
     "network": ("systemd-networkd.service", "systemd-resolved.service"),

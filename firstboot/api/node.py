@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
+from firstboot.config import Role
 from firstboot.failure import BasaltError
 from firstboot.report.status import Status
 
@@ -36,6 +37,19 @@ class PlannedStep:
         return cls(data["step"], data["path"], data["action"], data["reason"])
 
 
+@dataclass(frozen=True)
+class JoinToken:
+    """A one-time token; role: which it lets in, empty for any; expires: seconds of the epoch."""
+
+    token: str = field(repr=False)
+    role: str
+    expires: int
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return the token as the API shows it."""
+        return asdict(self)
+
+
 class NotYet(BasaltError):
     """The node cannot answer this in the state it is in; asking again later may help."""
 
@@ -55,5 +69,12 @@ class Node(Protocol):
         """Return an administrator's kubeconfig (YAML) for ``server``, an https URL.
 
         Without a server it is the cluster's API address. Raises NotYet where there is no cluster CA yet.
+        """
+        ...
+
+    async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
+        """Return a new one-time token for a machine of the role, or of any; lifetime in seconds.
+
+        Raises NotYet on a node that gives out none, and KubeError.
         """
         ...

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+from aiohttp import web
 
 from firstboot.api import app
 from firstboot.api.access import Tls
@@ -18,17 +20,12 @@ DEFAULT_SOCKET = Path("/run/basalt/api.sock")
 DEFAULT_LISTEN = "0.0.0.0:6400"
 
 
-class ApiServer:
-    """Both sides of the API.
+class TlsDoor:
+    """An application behind TLS, opened and closed as certificates come and go."""
 
-    users: who may use the unix socket, by user id
-    """
-
-    def __init__(self, node: Node, users: Collection[int] = (0,)) -> None:
-        self._node = node
-        self._users = users
-        self._local: Site | None = None
-        self._remote: Site | None = None
+    def __init__(self, application: Callable[[], web.Application]) -> None:
+        self._application = application
+        self._site: Site | None = None
         self._socket: socket.socket | None = None
         self._address: str | None = None
         self._fingerprint: str | None = None
@@ -38,15 +35,8 @@ class ApiServer:
         """The TCP port it listens on now."""
         return None if self._socket is None else int(self._socket.getsockname()[1])
 
-    async def listen_local(self, path: Path = DEFAULT_SOCKET) -> None:
-        """Serve on the unix socket, which replaces one left behind. Raises BasaltError."""
-        if self._local is None:
-            self._local = await Site.open(
-                app.application(self._node, self._users), _bind_local(path), app.LIMITS, cancel=True
-            )
-
-    async def listen_tls(self, tls: Tls, address: str = DEFAULT_LISTEN) -> None:
-        """Serve over TLS; call it again whenever certificates may have changed.
+    async def listen(self, tls: Tls, address: str) -> None:
+        """Serve; call it again whenever certificates may have changed.
 
         Nothing happens where nothing changed. Otherwise new connections are judged by the new certificates
         and old ones are closed, since an authority may have been removed. The port stays open meanwhile.
@@ -59,24 +49,17 @@ class ApiServer:
         if address != self._address or self._socket is None:
             await self._move(address)
         assert self._socket is not None
-        before = self._remote
-        self._remote = await Site.open(
-            app.application(self._node, ()), self._socket.dup(), app.LIMITS, context, cancel=True
+        before = self._site
+        self._site = await Site.open(
+            self._application(), self._socket.dup(), app.LIMITS, context, cancel=True
         )
         self._fingerprint = fingerprint
         if before is not None:
             await before.close()
 
     async def close(self) -> None:
-        """Stop serving."""
-        await self.close_tls()
-        site, self._local = self._local, None
-        if site is not None:
-            await site.close()
-
-    async def close_tls(self) -> None:
-        """Stop serving over TLS, e.g. when no authority is left that could let anybody in."""
-        site, self._remote = self._remote, None
+        """Stop serving, e.g. when no authority is left that could let anybody in."""
+        site, self._site = self._site, None
         if site is not None:
             await site.close()
         if self._socket is not None:
@@ -91,11 +74,51 @@ class ApiServer:
         except BasaltError:
             if self._socket is None or port != self.port:
                 raise
-            await self.close_tls()
+            await self.close()
             sock = bind(host, port)
         else:
-            await self.close_tls()
+            await self.close()
         self._socket, self._address = sock, address
+
+
+class ApiServer:
+    """Both sides of the administrators' API.
+
+    users: who may use the unix socket, by user id
+    """
+
+    def __init__(self, node: Node, users: Collection[int] = (0,)) -> None:
+        self._node = node
+        self._users = users
+        self._local: Site | None = None
+        self._remote = TlsDoor(lambda: app.application(node, ()))
+
+    @property
+    def port(self) -> int | None:
+        """The TCP port it listens on now."""
+        return self._remote.port
+
+    async def listen_local(self, path: Path = DEFAULT_SOCKET) -> None:
+        """Serve on the unix socket, which replaces one left behind. Raises BasaltError."""
+        if self._local is None:
+            self._local = await Site.open(
+                app.application(self._node, self._users), _bind_local(path), app.LIMITS, cancel=True
+            )
+
+    async def listen_tls(self, tls: Tls, address: str = DEFAULT_LISTEN) -> None:
+        """Serve over TLS; see TlsDoor.listen."""
+        await self._remote.listen(tls, address)
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self.close_tls()
+        site, self._local = self._local, None
+        if site is not None:
+            await site.close()
+
+    async def close_tls(self) -> None:
+        """Stop serving over TLS."""
+        await self._remote.close()
 
 
 def _bind_local(path: Path) -> socket.socket:

@@ -40,13 +40,22 @@ def cluster_role(name: str, rules: list[dict[str, list[str]]]) -> Object:
 
 def bind_user(role: str, user: str, name: str | None = None) -> Object:
     """Return a ClusterRoleBinding for a certificate's common name; it is named as the role by default."""
+    return _binding(role, "User", user, name or role)
+
+
+def bind_group(role: str, group: str) -> Object:
+    """Return a ClusterRoleBinding, named as the role, for an organization in certificates."""
+    return _binding(role, "Group", group, role)
+
+
+def _binding(role: str, kind: str, subject: str, name: str) -> Object:
     group = "rbac.authorization.k8s.io"
     return {
         "apiVersion": f"{group}/v1",
         "kind": "ClusterRoleBinding",
-        "metadata": {"name": name or role},
+        "metadata": {"name": name},
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+        "subjects": [{"apiGroup": group, "kind": kind, "name": subject}],
     }
 
 

@@ -5,11 +5,12 @@ ca          authorities          tokens     the key pair of service account toke
 leaf        certificates         kubeconfig files that clients of the API read
 catalogue   what a node needs    verdict    what a check found, and the ledger that makes checks cheap
 keys        PEM and `cryptography`
+requests    certificates that another machine signs
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -50,15 +51,23 @@ def check(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> 
     return tuple(found)
 
 
-def apply(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> tuple[str, ...]:
+Issue = Callable[[Sequence[leaf.CertificateSpec]], Iterable[files.File]]
+"""Makes certificates and their keys; raises BasaltError."""
+
+
+def apply(
+    described: Catalogue, ledger: Ledger, now: datetime | None = None, issue: Issue | None = None
+) -> tuple[str, ...]:
     """Make and renew what has to be; return the names, as in `Finding`, of what changed. Raises BasaltError.
+
+    issue: who makes certificates when the authorities are not on this node
 
     May be stopped at any moment, also by a power cut, and called again.
     """
     at = moment(now)
     for folder in described.directories:
         files.directory(folder)
-    changed = [*_apply_authorities(described, ledger, at), *_apply_certificates(described, ledger, at)]
+    changed = [*_apply_authorities(described, ledger, at), *_apply_certificates(described, ledger, at, issue)]
     written = files.write_all([kubeconfig.make(spec) for spec in described.kubeconfigs])
     ledger.save()
     return (*changed, *(path.name for path in written))
@@ -120,9 +129,16 @@ def _apply_authorities(described: Catalogue, ledger: Ledger, now: datetime) -> l
     return [name for name in names if name in wrong]
 
 
-def _apply_certificates(described: Catalogue, ledger: Ledger, now: datetime) -> list[str]:
+def _apply_certificates(
+    described: Catalogue, ledger: Ledger, now: datetime, issue: Issue | None
+) -> list[str]:
     wrong = {name for name, verdict in _verdicts_of_leaves(described, ledger, now) if reason(verdict)}
     due = [spec for spec in described.certificates if spec.name in wrong]
-    issuers = {authority: ca.load(authority, now) for authority in dict.fromkeys(spec.ca for spec in due)}
-    files.write_all(chain.from_iterable(leaf.make(spec, issuers[spec.ca], now) for spec in due))
+    if due:
+        files.write_all(issue(due) if issue else _issue_here(due, now))
     return [spec.name for spec in due]
+
+
+def _issue_here(due: Sequence[leaf.CertificateSpec], now: datetime) -> Iterator[files.File]:
+    issuers = {authority: ca.load(authority, now) for authority in dict.fromkeys(spec.ca for spec in due)}
+    return chain.from_iterable(leaf.make(spec, issuers[spec.ca], now) for spec in due)

@@ -31,6 +31,12 @@ ADMINISTRATORS = "system:masters"
 KUBELET_CLIENT = "kube-apiserver-kubelet-client"
 """User the API server is at kubelets; needs a binding to the ClusterRole system:kubelet-api-admin."""
 
+CONTROL_PLANE_API = "basalt-api"
+"""Common name by which the agent of a control plane is known, whatever host name it is reached by."""
+
+NODES = "basalt:nodes"
+"""Group of the agents of workers: they read nodes, and may ask a control plane for certificates."""
+
 LOOPBACK = ("127.0.0.1", "::1")
 
 BOTH = (Usage.SERVER, Usage.CLIENT)
@@ -92,9 +98,12 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
     """Describe the node.
 
     node_ips: addresses of the node that others may reach it by; prefix lengths and scopes are dropped
-    A worker holds no authority: its certificates are described, and a control plane has to issue them.
+    A worker holds no authority: its certificates are described, and a control plane has to issue them, for its
+    first address only, which no other node has. A certificate for any address it names could be another node's.
     """
     addresses = normalized(node_ips)
+    if not config.role.has_control_plane:
+        addresses = addresses[:1]
     authorities = _authorities(config, root / "pki")
     certificates = _node_certificates(authorities["ca"], node_name, addresses)
     clients = list(_node_identities(node_name))
@@ -104,6 +113,11 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
             *certificates,
         )
         clients = [*_control_plane_identities(), *clients]
+    else:
+        # Not by the name of a control plane's: who wants to join there must not be talked to by a worker.
+        api = _rest_api("basalt-worker-api", authorities["ca"], (node_name,), addresses)
+        certificates = (api, *certificates)
+        clients = [Identity("agent", f"basalt:node:{node_name}", (NODES,)), *clients]
     by_file = {identity.file: _client(authorities["ca"], identity) for identity in clients}
     return Catalogue(
         directories=_directories(config, root),
@@ -114,6 +128,12 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
             _kubeconfig(config, root, identity, by_file[identity.file]) for identity in clients
         ),
     )
+
+
+def service_names(config: Config) -> tuple[str, ...]:
+    """Return the names by which pods know the API."""
+    service = "kubernetes.default.svc"
+    return ("kubernetes", "kubernetes.default", service, f"{service}.{config.cluster.domain}")
 
 
 def normalized(addresses: Iterable[str]) -> tuple[str, ...]:
@@ -155,6 +175,7 @@ def _control_plane_certificates(
 ) -> tuple[CertificateSpec, ...]:
     pki = authorities["ca"].certificate.parent
     owner = ("kube-apiserver", "kube-apiserver")
+    api_names, api_addresses = _split(config.cluster.api_address)
     return (
         _apiserver(config, authorities["ca"], node_name, addresses),
         CertificateSpec(
@@ -167,20 +188,23 @@ def _control_plane_certificates(
             owner=owner,
             directory=pki,
         ),
-        _rest_api(config, authorities["ca"], node_name, addresses),
+        _rest_api(
+            CONTROL_PLANE_API,
+            authorities["ca"],
+            (node_name, *api_names),
+            (*addresses, *LOOPBACK, *api_addresses),
+        ),
         *_datastore(config, authorities["datastore"], node_name, addresses, pki),
     )
 
 
 def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...]) -> CertificateSpec:
     extra_names, extra_addresses = _split(config.cluster.api_address)
-    service = "kubernetes.default.svc"
-    names = ("kubernetes", "kubernetes.default", service, f"{service}.{config.cluster.domain}")
     return CertificateSpec(
         "apiserver",
         ca,
         "kube-apiserver",
-        dns_names=_unique(*names, node_name, "localhost", *extra_names),
+        dns_names=_unique(*service_names(config), node_name, "localhost", *extra_names),
         ip_addresses=_unique(config.cluster.api_service_ip, *addresses, *LOOPBACK, *extra_addresses),
         usages=(Usage.SERVER,),
         owner=("kube-apiserver", "kube-apiserver"),
@@ -188,14 +212,15 @@ def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[s
     )
 
 
-def _rest_api(config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...]) -> CertificateSpec:
-    extra_names, extra_addresses = _split(config.cluster.api_address)
+def _rest_api(
+    common_name: str, ca: Authority, names: tuple[str, ...], addresses: tuple[str, ...]
+) -> CertificateSpec:
     return CertificateSpec(
         "basalt-api",
         ca,
-        "basalt-api",
-        dns_names=_unique(node_name, "localhost", *extra_names),
-        ip_addresses=_unique(*addresses, *LOOPBACK, *extra_addresses),
+        common_name,
+        dns_names=_unique(*names, "localhost"),
+        ip_addresses=_unique(*addresses, *LOOPBACK),
         usages=(Usage.SERVER,),
         directory=ca.certificate.parent,
     )

@@ -23,7 +23,10 @@ from firstboot.pki.ca import Authority, Issuer
 from firstboot.pki.verdict import Sound, Verdict, moment, reason
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import (
+        CertificateIssuerPrivateKeyTypes,
+        CertificatePublicKeyTypes,
+    )
     from cryptography.x509 import AuthorityKeyIdentifier, Certificate, ExtendedKeyUsage, GeneralName, Name
 
 PKI = Path("/etc/kubernetes/pki")
@@ -129,7 +132,7 @@ def examine(spec: CertificateSpec, now: datetime | None = None) -> Verdict:
 
 def make(spec: CertificateSpec, issuer: Issuer, now: datetime | None = None) -> tuple[files.File, files.File]:
     """Return key and certificate as they should be written; a key that can be used is kept."""
-    credentials = issue(spec, issuer, now, key=_kept_key(spec))
+    credentials = issue(spec, issuer, now, key=kept_key(spec))
     return (
         files.File(spec.key, credentials.key, spec.mode, spec.owner),
         files.File(spec.certificate, credentials.certificate),
@@ -144,14 +147,27 @@ def issue(
     lifetime: timedelta = LIFETIME,
     key: CertificateIssuerPrivateKeyTypes | None = None,
 ) -> Credentials:
-    """Sign a certificate in memory, for a new key unless one is given. It never outlives its issuer."""
+    """Make a certificate in memory, for a new key unless one is given. It never outlives its issuer."""
+    key = key or keys.new_key()
+    certificate = sign(spec, issuer, key.public_key(), now, lifetime=lifetime)
+    return Credentials(certificate, keys.private_pem(key))
+
+
+def sign(
+    spec: CertificateSpec,
+    issuer: Issuer,
+    public_key: CertificatePublicKeyTypes,
+    now: datetime | None = None,
+    *,
+    lifetime: timedelta = LIFETIME,
+) -> bytes:
+    """Return a certificate (PEM) for somebody's key. It never outlives its issuer."""
     from cryptography import x509
 
-    key = key or keys.new_key()
     start = (moment(now) - ca.BACKDATING).replace(microsecond=0)
-    with _long_names():
+    with long_names():
         builder = x509.CertificateBuilder(
-            subject_name=_subject(spec), issuer_name=issuer.certificate.subject, public_key=key.public_key()
+            subject_name=subject(spec), issuer_name=issuer.certificate.subject, public_key=public_key
         )
         builder = (
             builder.serial_number(x509.random_serial_number())
@@ -164,11 +180,11 @@ def issue(
         )
         if names := _alternative_names(spec):
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        certificate = builder.sign(issuer.key, keys.digest_for(issuer.key))
-    return Credentials(keys.certificate_pem(certificate), keys.private_pem(key))
+        return keys.certificate_pem(builder.sign(issuer.key, keys.digest_for(issuer.key)))
 
 
-def _kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
+def kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
+    """Return the key on disk if there is one that can be used."""
     pem = files.read_or_none(spec.key)
     try:
         return keys.read_key(pem) if pem else None
@@ -189,8 +205,8 @@ def _wrong_issuer(certificate: Certificate, issuer: Certificate) -> str | None:
 def _wrong_content(spec: CertificateSpec, certificate: Certificate) -> str | None:
     from cryptography import x509
 
-    with _long_names():
-        if certificate.subject != _subject(spec):
+    with long_names():
+        if certificate.subject != subject(spec):
             return f"its subject is {certificate.subject.rfc4514_string()}"
     extensions = certificate.extensions
     try:
@@ -222,7 +238,8 @@ def _time_left(certificate: Certificate, issuer: Certificate, now: datetime) -> 
     return Sound(start.timestamp(), limit.timestamp(), end.timestamp())
 
 
-def _subject(spec: CertificateSpec) -> Name:
+def subject(spec: CertificateSpec) -> Name:
+    """Return whom the certificate is for."""
     from cryptography import x509
 
     # Attributes in the order other Kubernetes tools write them. The limit of 64 characters is not
@@ -267,7 +284,7 @@ def _listed(names: set[GeneralName]) -> str:
 
 
 @contextmanager
-def _long_names() -> Iterator[None]:
+def long_names() -> Iterator[None]:
     """Let common names exceed 64 characters without a warning for each reading."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Attribute's length must be")

@@ -21,15 +21,17 @@ LISTS = ("enable-admission-plugins",)
 class Node:
     """Everything a service's arguments are computed from.
 
-    name:        name of the Kubernetes node
-    ip:          the address other machines reach it by
-    nameservers: those of the machine's network, for names outside the cluster
+    name:           name of the Kubernetes node
+    ip:             the address other machines reach it by
+    nameservers:    those of the machine's network, for names outside the cluster
+    control_planes: addresses of the cluster's API servers, for a node that has none itself
     """
 
     config: Config
     name: str
     ip: str
     nameservers: tuple[str, ...] = ()
+    control_planes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,14 @@ from firstboot.steps.model import Finding, Machine
 
 @dataclass(frozen=True)
 class Certificates:
-    """All of the catalogue exists, fits together and is valid for long enough."""
+    """All of the catalogue exists, fits together and is valid for long enough.
+
+    issue: who makes certificates, None for the node itself
+    """
 
     catalogue: Catalogue = field(repr=False)
     ledger: Ledger = field(repr=False, compare=False)
+    issue: pki.Issue | None = field(default=None, repr=False, compare=False)
     name: str = "certificates"
     needs: tuple[str, ...] = ("hostname",)
     lasts: ClassVar[bool] = True
@@ -34,4 +38,4 @@ class Certificates:
 
     async def apply(self, machine: Machine) -> None:
         """Make and renew; in a thread, because signing takes its time on slow machines."""
-        await asyncio.to_thread(pki.apply, self.catalogue, self.ledger)
+        await asyncio.to_thread(pki.apply, self.catalogue, self.ledger, issue=self.issue)

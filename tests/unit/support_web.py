@@ -21,9 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from firstboot.api.node import NotYet, PlannedStep
+from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.api.server import ApiServer
 from firstboot.client import Client, Endpoint, UnixConnection
+from firstboot.config import Role
 from firstboot.failure import Failure
 from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
 
@@ -92,6 +93,12 @@ class MadeUpNode:
             raise NotYet("there is no certificate yet", "Ask again later.")
         self.asked.append(server)
         return f"server: {server or 'https://192.0.2.7:6443'}\n"
+
+    async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
+        if not self.has_authority:
+            raise NotYet("a worker gives out no tokens", "Ask a control plane.")
+        self.asked.append(f"{role} {lifetime}")
+        return JoinToken("basalt1.id.secret.pin", role or "", 1_800_000_000)
 
 
 @contextmanager

@@ -85,6 +85,31 @@ def test_plan(served: Served) -> None:
     assert_described("/v1/plan", "get", code, body)
 
 
+@pytest.mark.parametrize(
+    ("query", "asked", "role"),
+    [("", "None 3600", ""), ("?role=worker&lifetime=60", "worker 60", "worker")],
+)
+def test_join_token(served: Served, query: str, asked: str, role: str) -> None:
+    code, body = served.ask("POST", f"/v1/join-tokens{query}")
+    assert (code, body["role"], served.node.asked) == (200, role, [asked])
+    assert_described("/v1/join-tokens", "post", code, body)
+
+
+@pytest.mark.parametrize(
+    "query", ["role=boss", "lifetime=0", "lifetime=604801", "lifetime=1h", "lifetime=%C2%B2"]
+)
+def test_join_token_wants_a_role_and_a_time(served: Served, query: str) -> None:
+    code, body = served.ask("POST", f"/v1/join-tokens?{query}")
+    assert (code, body["failures"][0]["path"], served.node.asked) == (400, query.partition("=")[0], [])
+    assert_described("/v1/join-tokens", "post", code, body)
+
+
+def test_a_worker_makes_no_token(served: Served) -> None:
+    served.node.has_authority = False
+    code, body = served.ask("POST", "/v1/join-tokens")
+    assert (code, body["failures"][0]["code"]) == (503, "not-yet")
+
+
 def test_version(served: Served) -> None:
     code, body = served.ask("GET", "/v1/version")
     assert (code, body) == (200, {"api": "v1", "basalt": "1.2.3", "kubernetes": "v1.37.2"})

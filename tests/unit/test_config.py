@@ -41,7 +41,7 @@ def leaves(
 def test_defaults_are_those_of_the_schema(path: tuple[str, ...], inner: dict[str, Any]) -> None:
     if path in (("role",), ("features", "dns", "service-ip")):
         return
-    empties: dict[str, Any] = {"array": (), "object": {}}
+    empties: dict[str, Any] = {"array": (), "object": {}, "boolean": False}
     empty = empties.get(str(inner.get("type")))
     assert attribute(LEAST, path) == (inner.get("default") or empty)
 

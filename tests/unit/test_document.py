@@ -20,7 +20,7 @@ from firstboot.validate import check_document, check_text, validate_file
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 
 
-def document(body: str, role: str = "role: worker\n") -> str:
+def document(body: str, role: str = "role: control-plane\n") -> str:
     return "#cloud-config\nbasalt:\n" + indent(role + dedent(body), "  ")
 
 
@@ -30,8 +30,10 @@ def failures(text: str) -> tuple[Failure, ...]:
     return caught.value.failures
 
 
+TOKEN = "0123456789abcdef0123456789abcdef"
+
 BAD = [
-    # body below `role: worker`, code, path below basalt, words of finding and remedy
+    # body below `role: control-plane`, code, path below basalt, words of finding and remedy
     ("nod:\n  name: a\n", Code.UNKNOWN_KEY, "nod", ["line 4", "`nod`", "Write `node`"]),
     ("cluster: {pod_cidr: 10.0.0.0/16}", Code.UNKNOWN_KEY, "cluster.pod_cidr", ["Write `pod-cidr`"]),
     ("pod-cidr: 10.0.0.0/16", Code.UNKNOWN_KEY, "pod-cidr", ["Write it as `basalt.cluster.pod-cidr`"]),
@@ -72,6 +74,24 @@ BAD = [
     ("features: {dns: {enabled: 'no'}}", Code.WRONG_TYPE, "features.dns.enabled", ["without quotes"]),
     ("features: {network: {backend: vlan}}", Code.NOT_A_CHOICE, "features.network.backend", ["`vxlan`"]),
     ("datastore: {type: mysql}", Code.NOT_A_CHOICE, "datastore.type", ["`dqlite` or `etcd`"]),
+    # joining a cluster
+    ("cluster: {token: short}", Code.BAD_TOKEN, "cluster.token", ["guessed", "openssl rand"]),
+    ("cluster: {token: 12345678901234567890123456789012345}", Code.QUOTE_IT, "cluster.token", ["in quotes"]),
+    ("cluster: {token: a b}", Code.BAD_VALUE, "cluster.token", ["without blanks"]),
+    ("cluster: {bootstrap: true}", Code.MISSING_KEY, "cluster.token", ["nobody can join"]),
+    (f"cluster: {{token: {TOKEN}}}", Code.MISSING_KEY, "cluster.endpoints", ["`bootstrap: true`"]),
+    (
+        f"cluster: {{token: {TOKEN}, endpoints: ['https://a:6401']}}",
+        Code.BAD_ADDRESS,
+        "cluster.endpoints[0]",
+        ["without scheme"],
+    ),
+    (
+        f"cluster: {{token: {TOKEN}, endpoints: ['a:0']}}",
+        Code.BAD_ADDRESS,
+        "cluster.endpoints[0]",
+        ["port"],
+    ),
     # labels and taints
     ("node: {labels: {-a: b}}", Code.BAD_NAME, "node.labels.-a", ["label key"]),
     ("node: {labels: {a: b/c}}", Code.BAD_VALUE, "node.labels.a", ["`b/c`"]),
@@ -237,6 +257,29 @@ def test_one_mistake_one_failure(body: str, code: Code, path: str | None, words:
     assert "\n" not in str(found[0]) and len(str(found[0])) < 450
 
 
+@pytest.mark.parametrize(
+    ("cluster", "path", "word"),
+    [
+        ("{}", "basalt.cluster.token", "needs a token"),
+        (f"{{token: {TOKEN}}}", "basalt.cluster.endpoints", "does not know where"),
+        (
+            f"{{token: {TOKEN}, bootstrap: true, endpoints: [a]}}",
+            "basalt.cluster.bootstrap",
+            "cannot start a cluster",
+        ),
+    ],
+)
+def test_a_worker_knows_where_and_by_what_it_joins(cluster: str, path: str, word: str) -> None:
+    [found] = failures(document(f"cluster: {cluster}\n", role="role: worker\n"))
+    assert (found.path, word in found.found) == (path, True)
+
+
+def test_a_token_is_never_repeated_in_a_failure() -> None:
+    for text in ("hush-hush", "hush hush", "[hush-hush]", "hush-hush: 1", '"hush-hush\\nhush-hush"'):
+        for failure in failures(document(f"cluster:\n  token: {text}\n")):
+            assert "hush" not in str(failure), text
+
+
 def test_role_is_required() -> None:
     found = failures(document("node: {name: a}\n", role=""))
     assert [(each.code, each.path) for each in found] == [(Code.MISSING_KEY, "basalt.role")]
@@ -282,7 +325,7 @@ def test_secrets_are_not_repeated(body: str) -> None:
 
 
 def test_merged_configuration_is_checked_without_places() -> None:
-    found = check_document({"role": "worker", "node": {"labels": {"country": False}}, "x": 1})
+    found = check_document({"role": "control-plane", "node": {"labels": {"country": False}}, "x": 1})
     assert [(each.code, each.path) for each in found] == [
         (Code.QUOTE_IT, "basalt.node.labels.country"),
         (Code.UNKNOWN_KEY, "basalt.x"),
@@ -292,7 +335,7 @@ def test_merged_configuration_is_checked_without_places() -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid(example: Path) -> None:
     config = validate_file(example)
-    assert config.role is Role.CONTROL_PLANE
+    assert config.role is (Role.WORKER if example.stem == "worker" else Role.CONTROL_PLANE)
 
 
 def test_full_example_has_every_key() -> None:

@@ -63,9 +63,9 @@ GOOD = [yaml.safe_load(example.read_text()) for example in EXAMPLES]
 BAD = [
     ({"role": "king"}, "role"),
     ({}, "basalt"),
-    ({"role": "worker", "x": 1}, "basalt"),
-    ({"role": "worker", "node": {"labels": {"a": False}}}, "a"),
-    ({"role": "worker", "services": {"kubelet": {"extra-args": {"v": 4}}}}, "v"),
+    ({"role": "control-plane", "x": 1}, "basalt"),
+    ({"role": "control-plane", "node": {"labels": {"a": False}}}, "a"),
+    ({"role": "control-plane", "services": {"kubelet": {"extra-args": {"v": 4}}}}, "v"),
 ]
 
 

@@ -20,7 +20,7 @@ from firstboot.failure import DocumentError, Failure
 from firstboot.strictyaml import MAX_VALUES, show_path
 from firstboot.validate import check_bytes, check_text, check_yaml, validate_file
 
-GOOD = "basalt:\n  role: worker\n"
+GOOD = "basalt:\n  role: control-plane\n"
 
 
 @pytest.fixture(params=["libyaml", "python"])
@@ -66,24 +66,24 @@ HOSTILE = [
     ("", Code.EMPTY, "FILE", ["`basalt:`"]),
     ("#cloud-config\n", Code.EMPTY, "FILE", []),
     ("---\n", Code.EMPTY, "FILE", []),
-    ("role: worker\n", Code.NO_BASALT_KEY, "FILE", ["`role`", "indent"]),
+    ("role: control-plane\n", Code.NO_BASALT_KEY, "FILE", ["`role`", "indent"]),
     ("#cloud-config\nhostname: x\nusers: []\n", Code.NO_BASALT_KEY, "FILE", ["`hostname`, `users`"]),
-    ("Basalt:\n  role: worker\n", Code.NO_BASALT_KEY, "FILE", ["lower case"]),
-    ("bsalt:\n  role: worker\n", Code.NO_BASALT_KEY, "FILE", ["instead of `bsalt`"]),
+    ("Basalt:\n  role: control-plane\n", Code.NO_BASALT_KEY, "FILE", ["lower case"]),
+    ("bsalt:\n  role: control-plane\n", Code.NO_BASALT_KEY, "FILE", ["instead of `bsalt`"]),
     ("- basalt\n", Code.NO_BASALT_KEY, "FILE", ["a list"]),
     ("basalt\n", Code.NO_BASALT_KEY, "FILE", ["text"]),
     ("basalt:\n", Code.NO_VALUE, "basalt", ["line 1"]),
     ("basalt: worker\n", Code.WRONG_TYPE, "basalt", ["keys with values"]),
     (GOOD + "---\n" + GOOD, Code.SEVERAL_DOCUMENTS, "FILE", ["line 3"]),
     (GOOD + GOOD, Code.DUPLICATE_KEY, "basalt", ["line 3", "line 1"]),
-    (GOOD + "  role: worker\n", Code.DUPLICATE_KEY, "basalt.role", ["line 3, column 3", "line 2"]),
+    (GOOD + "  role: control-plane\n", Code.DUPLICATE_KEY, "basalt.role", ["line 3, column 3", "line 2"]),
     (GOOD + "  'role': worker\n", Code.DUPLICATE_KEY, "basalt.role", []),
     (GOOD + "  node: {labels: {a: b, a: b}}\n", Code.DUPLICATE_KEY, "basalt.node.labels.a", []),
-    ("basalt:\n\trole: worker\n", Code.TAB, "FILE", ["line 2", "spaces"]),
+    ("basalt:\n\trole: control-plane\n", Code.TAB, "FILE", ["line 2", "spaces"]),
     ("basalt:\n  node:\n  \tname: a\n", Code.TAB, "FILE", ["line 3"]),
     ("basalt: [\n", Code.YAML_SYNTAX, "FILE", ["bracket"]),
     ('basalt: "x\n', Code.YAML_SYNTAX, "FILE", ["quotation mark"]),
-    ("basalt:\n  role: worker\n node: {}\n", Code.YAML_SYNTAX, "FILE", ["line 3", "column"]),
+    ("basalt:\n  role: control-plane\n node: {}\n", Code.YAML_SYNTAX, "FILE", ["line 3", "column"]),
     ("basalt: a: b\n", Code.YAML_SYNTAX, "FILE", ["line 1, column 10", "Quote"]),
     ("basalt:\n  role: @worker\n", Code.YAML_SYNTAX, "FILE", ["Quote"]),
     (GOOD + "  proxy: {no-proxy: [*.example.org]}\n", Code.ALIAS, "FILE", ["line 3", "in quotes"]),
@@ -152,23 +152,23 @@ def test_what_is_no_text(content: bytes, code: Code, words: str) -> None:
         GOOD,
         "#cloud-config\n" + GOOD,
         "\ufeff#cloud-config\n" + GOOD,
-        "#cloud-config\r\nbasalt:\r\n  role: worker\r\n",
+        "#cloud-config\r\nbasalt:\r\n  role: control-plane\r\n",
         "%YAML 1.1\n---\n" + GOOD + "...\n",
-        '{"basalt": {"role": "worker"}}',
+        '{"basalt": {"role": "control-plane"}}',
         # What belongs to cloud-init is cloud-init's, even when it is odd.
         "#cloud-config\nusers: []\nusers: []\nno: 1\nx: !!binary aGk=\ny: !odd z\n" + GOOD,
     ],
 )
 def test_what_is_fine(parser: str, text: str) -> None:
-    assert check_yaml(text.removeprefix("\ufeff"), "FILE") == {"role": "worker"}
-    assert check_bytes(text.encode(), "FILE") == {"role": "worker"}
+    assert check_yaml(text.removeprefix("\ufeff"), "FILE") == {"role": "control-plane"}
+    assert check_bytes(text.encode(), "FILE") == {"role": "control-plane"}
 
 
 def test_aliases_and_merges_within_reason(parser: str) -> None:
     text = """\
 common: &common {max-pods: "100", event-qps: "2"}
 basalt:
-  role: worker
+  role: control-plane
   services:
     kubelet:
       extra-args:
@@ -184,7 +184,7 @@ basalt:
 
 
 def test_structure_and_values_are_told_together() -> None:
-    found = failures("basalt:\n  role: worker\n  role: king\n  node:\n    name: A\n    1: b\n")
+    found = failures("basalt:\n  role: control-plane\n  role: king\n  node:\n    name: A\n    1: b\n")
     assert [(each.code, each.path) for each in found] == [
         (Code.DUPLICATE_KEY, "basalt.role"),
         (Code.BAD_VALUE, "basalt.node.name"),

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from firstboot.cluster import settings
+from firstboot.cluster.membership import Membership
+from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake, node_name
 from firstboot.sources import FILE
@@ -173,10 +176,47 @@ def test_a_new_address_is_followed(world: World) -> None:
     assert taken.node.ip == "192.0.2.11"
 
 
-def test_a_worker_is_told_that_it_cannot_join(world: World) -> None:
-    world.document("basalt:\n  role: worker\n")
+WORKER = """basalt:
+  role: worker
+  cluster:
+    token: 0123456789abcdef0123456789abcdef
+    endpoints: [192.0.2.1]
+"""
+SETTINGS = settings.of(Config.from_dict({"role": "control-plane", "cluster": {"pod-cidr": "10.9.0.0/16"}}))
+
+
+def test_a_worker_has_to_join_first_and_then_has_the_clusters_settings(world: World) -> None:
+    world.document(WORKER)
+    intake = world.intake()
+    taken = intake.look()
+    assert (taken.node, taken.failures) == (None, ())
+    assert taken.joiner is not None and taken.joiner.config.cluster.pod_cidr == "10.1.0.0/16"
+    Membership(SETTINGS, ("192.0.2.1", "192.0.2.2")).save(intake.membership)
+    taken = intake.look()
+    assert taken.joiner is None and taken.node is not None
+    assert taken.node.control_planes == ("192.0.2.1", "192.0.2.2")
+    assert taken.node.config.cluster.pod_cidr == "10.9.0.0/16"
+    assert intake.look().node == taken.node
+    assert world.intake().look().node == taken.node, "a restarted agent follows the same"
+
+
+def test_a_member_is_told_where_its_document_contradicts_the_cluster(world: World) -> None:
+    world.document(WORKER)
+    intake = world.intake()
+    Membership(SETTINGS, ("192.0.2.1",)).save(intake.membership)
+    good = intake.look().node
+    world.document(WORKER + "    pod-cidr: 10.8.0.0/16\n")
+    taken = intake.look()
+    assert [(f.code, f.path) for f in taken.failures] == [("differs-from-cluster", "basalt.cluster.pod-cidr")]
+    assert taken.node == good
+    world.document(WORKER + "    pod-cidr: 10.9.0.0/16\n")
+    assert intake.look().failures == ()
+
+
+def test_a_control_plane_is_told_that_it_cannot_join_yet(world: World) -> None:
+    world.document(WORKER.replace("worker", "control-plane"))
     taken = world.intake().look()
-    assert taken.node is None
+    assert (taken.node, taken.joiner) == (None, None)
     assert [failure.code for failure in taken.failures] == ["cannot-join"]
 
 

@@ -118,10 +118,18 @@ def test_nothing_of_the_cluster_is_signed_by_the_authority_of_administrators() -
 
 
 def test_worker_is_given_no_authority() -> None:
-    wanted = catalogue(Config.from_dict({"role": "worker"}), "node-2", [])
+    config = Config.from_dict({"role": "worker", "cluster": {"api-address": "api.example.org"}})
+    wanted = catalogue(config, "node-2", ["192.0.2.8", "198.51.100.8"])
     assert (wanted.authorities, wanted.tokens) == ((), ())
     names = {spec.name for spec in wanted.certificates}
-    assert names == {"kubelet", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    assert names == {"agent", "basalt-api", "kubelet", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    for spec in wanted.certificates:
+        assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
+        assert set(spec.ip_addresses) <= {"192.0.2.8", "127.0.0.1", "::1"}, (
+            "only the address that was checked"
+        )
+    assert wanted.certificate("agent").organizations == ("basalt:nodes",)
+    assert wanted.certificate("basalt-api").common_name != described().certificate("basalt-api").common_name
 
 
 @pytest.mark.parametrize(

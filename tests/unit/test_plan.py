@@ -23,7 +23,8 @@ from firstboot.steps.objects import Applied
 
 def node(**document: Any) -> Node:
     config = Config.from_dict({"role": "control-plane", **document})
-    return Node(config, name="cp1", ip="192.0.2.10", nameservers=("192.0.2.53",))
+    known = ("192.0.2.1", "192.0.2.2") if config.joins else ()
+    return Node(config, name="cp1", ip="192.0.2.10", nameservers=("192.0.2.53",), control_planes=known)
 
 
 def goal(**document: Any) -> Wanted:
@@ -37,11 +38,18 @@ def service(unit: str, **document: Any) -> Service:
 def steps(**document: Any) -> tuple[Step, ...]:
     described = node(**document)
     certificates = catalogue(described.config, described.name, ["192.0.2.10/24"])
-    return plan(described, wanted(described), certificates, Memory(Ledger(), Applied()))
+    return plan(
+        described, wanted(described), certificates, Memory(Ledger(), Applied(), Path("membership.json"))
+    )
 
 
+WORKER: dict[str, Any] = {
+    "role": "worker",
+    "cluster": {"token": "0123456789abcdef0123456789abcdef", "endpoints": ["192.0.2.1"]},
+}
 DOCUMENTS: list[dict[str, Any]] = [
     {},
+    WORKER,
     {"datastore": {"type": "etcd"}},
     {"features": {"network": {"enabled": False}, "dns": {"enabled": False}}},
     {"time": {"servers": ["192.0.2.1"]}, "registries": {"mirrors": {"docker.io": ["https://m.example"]}}},
@@ -64,6 +72,15 @@ def test_every_unit_is_either_run_or_stopped(document: dict[str, Any]) -> None:
     names = {step.name for step in steps(**document)}
     for unit in UNITS:
         assert (f"unit:{unit}" in names) != (f"stopped:{unit}" in names)
+
+
+def test_a_worker_runs_what_pods_need_and_a_balancer() -> None:
+    units = {service.unit for service in goal(**WORKER).all_services}
+    assert units == {"api-balancer", "containerd", "kubelet", "flanneld", "kube-proxy", "coredns"}
+    [file] = service("api-balancer", **WORKER).files
+    assert "server node-192.0.2.1 192.0.2.1:6443\n" in file.data.decode()
+    assert "server node-192.0.2.2 192.0.2.2:6443\n" in file.data.decode()
+    assert not [step for step in steps(**WORKER) if step.name.startswith("objects:")]
 
 
 @pytest.mark.parametrize(

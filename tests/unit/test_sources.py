@@ -17,7 +17,7 @@ from firstboot.config import Role
 from firstboot.failure import DocumentError
 from firstboot.sources import Absent, Found, Waiting
 
-GOOD = "basalt:\n  role: worker\n"
+GOOD = "basalt:\n  role: control-plane\n"
 CLOUD = "#cloud-config\n" + GOOD
 
 
@@ -83,7 +83,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_priority(machine: Machine) -> None:
-    machine.cloud_init(CLOUD, {"basalt": {"role": "worker"}})
+    machine.cloud_init(CLOUD, {"basalt": {"role": "control-plane"}})
     assert machine.found().origin == "cloud-init user-data"
     machine.write("credentials/basalt.config", GOOD)
     assert machine.found().origin == "credential basalt.config"
@@ -98,7 +98,7 @@ def test_credentials_of_the_unit(machine: Machine, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_file_without_the_key_is_a_wrong_document(machine: Machine) -> None:
-    machine.write(sources.FILE, "role: worker\n")
+    machine.write(sources.FILE, "role: control-plane\n")
     with pytest.raises(DocumentError) as caught:
         sources.accept(machine.found())
     (failure,) = caught.value.failures
@@ -188,14 +188,14 @@ def test_no_cloud_init_at_all(machine: Machine) -> None:
     assert machine.absent()[0] == Code.NO_USER_DATA
 
 
-MERGED = {"basalt": {"role": "worker"}}
-IN_MERGED = {"role": "worker"}
+MERGED = {"basalt": {"role": "control-plane"}}
+IN_MERGED = {"role": "control-plane"}
 
 USER_DATA: list[tuple[str, str | bytes | None, dict[str, Any] | None, dict[str, Any], Any]] = [
     # what, raw user-data, merged configuration, more of the status, expected
     ("plain", CLOUD, {"basalt": {}}, {}, CLOUD),
     ("no header", GOOD, {}, {}, GOOD),
-    ("quoted key", '{"basalt": {"role": "worker"}}', {}, {}, '{"basalt": {"role": "worker"}}'),
+    ("quoted key", '{"basalt": {"role": "control-plane"}}', {}, {}, '{"basalt": {"role": "control-plane"}}'),
     ("not YAML", CLOUD + "\t- x: [", {}, {"recoverable_errors": {"WARNING": ["bad"]}}, CLOUD + "\t- x: ["),
     ("vendor-data", "#cloud-config\nusers: []\n", MERGED, {}, IN_MERGED),
     ("MIME", "Content-Type: multipart/mixed\n\n" + CLOUD, MERGED, {}, IN_MERGED),
@@ -254,8 +254,8 @@ def test_a_corrected_document_has_another_digest(machine: Machine) -> None:
     assert machine.found().digest in seen
     changes: tuple[Callable[[], None], ...] = (
         lambda: machine.cloud_init(CLOUD + "  time: {}\n", {}),
-        lambda: machine.cloud_init("## template: jinja\n", {"basalt": {"role": "worker"}}),
         lambda: machine.cloud_init("## template: jinja\n", {"basalt": {"role": "control-plane"}}),
+        lambda: machine.cloud_init("## template: jinja\n", {"basalt": {"role": "worker"}}),
         lambda: machine.write(sources.FILE, GOOD),
         lambda: machine.write(sources.FILE, CLOUD),
     )
@@ -276,7 +276,7 @@ def test_accepted_documents_are_remembered(machine: Machine) -> None:
     assert sources.recall(machine.root) is None
     machine.write(sources.FILE, GOOD)
     accepted = sources.accept(machine.found())
-    assert accepted.config.role is Role.WORKER
+    assert accepted.config.role is Role.CONTROL_PLANE
     sources.remember(accepted, machine.root)
     assert sources.recall(machine.root) == accepted
     path = machine.root / sources.CACHE
@@ -290,7 +290,7 @@ def test_a_damaged_memory_counts_as_none(machine: Machine, damage: str) -> None:
     assert sources.recall(machine.root) is None
 
 
-@pytest.mark.parametrize(("role", "good"), [("worker", True), ("king", False)])
+@pytest.mark.parametrize(("role", "good"), [("control-plane", True), ("king", False)])
 def test_a_document_of_another_image_is_checked_again(machine: Machine, role: str, good: bool) -> None:
     record = {"schema": "older", "origin": "x", "digest": "y", "document": {"role": role}}
     machine.write(sources.CACHE, json.dumps(record))
@@ -298,7 +298,7 @@ def test_a_document_of_another_image_is_checked_again(machine: Machine, role: st
 
 
 def test_merged_configuration_is_checked(machine: Machine) -> None:
-    document = {"role": "worker", "node": {"labels": {"a": True}}}
+    document = {"role": "control-plane", "node": {"labels": {"a": True}}}
     machine.cloud_init("## template: jinja\n", {"basalt": document})
     with pytest.raises(DocumentError) as caught:
         sources.accept(machine.found())

@@ -57,7 +57,7 @@ BAD = {
         Code.ALIAS_BOMB,
         "",
     ),
-    "worker without a cluster": Bad("basalt:\n  role: worker\n", Code.CANNOT_JOIN, "role"),
+    "worker without a cluster": Bad("basalt:\n  role: worker\n", Code.MISSING_KEY, "cluster.token"),
     "empty": Bad("", Code.EMPTY, ""),
 }
 

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nodes ask a control plane for, on a port of its own: its clients are strangers and nodes, never people."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from aiohttp import web
+
+from firstboot.api import errors
+from firstboot.api.access import info
+from firstboot.api.errors import ApiCode, ApiError
+from firstboot.cluster.admission import Admission
+from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, Hello, Message, Renewal, Request
+from firstboot.pki.catalogue import NODES
+from firstboot.report.web import add_headers
+
+DEFAULT_LISTEN = "0.0.0.0:6401"
+BODY = 256 * 1024
+"""Most bytes of a request: a dozen signing requests take ten thousand."""
+AGENT_NAME = re.compile(r"basalt:node:(.+)")
+
+
+def application(admission: Admission) -> web.Application:
+    """Return the three calls over an admission."""
+    app = web.Application(client_max_size=BODY, middlewares=[errors.middleware])
+    nodes = Nodes(admission)
+    app.router.add_post(HELLO, nodes.hello)
+    app.router.add_post(JOIN, nodes.join)
+    app.router.add_post(CERTIFICATES, nodes.certificates)
+    app.on_response_prepare.append(add_headers)
+    return app
+
+
+class Nodes:
+    """The handlers."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def hello(self, request: web.Request) -> web.Response:
+        """Prove to be the cluster of a token."""
+        hello = Hello.from_dict(await _body(request))
+        return _answer(await self._admission.introduce(hello, _peer(request)))
+
+    async def join(self, request: web.Request) -> web.Response:
+        """Let a machine in."""
+        asked = Request.from_dict(await _body(request))
+        return _answer(await self._admission.admit(asked, _peer(request)))
+
+    async def certificates(self, request: web.Request) -> web.Response:
+        """Sign anew for a node whose agent shows its certificate."""
+        name = _node_name(request)
+        renewal = Renewal.from_dict(await _body(request))
+        return _answer(await self._admission.renew(name, renewal))
+
+
+async def _body(request: web.Request) -> Any:
+    try:
+        return json.loads(await request.read())
+    except ValueError:
+        raise ApiError(ApiCode.BAD_REQUEST, "the body is no JSON", "Send a JSON object.") from None
+
+
+def _answer(message: Message) -> web.Response:
+    return web.Response(text=json.dumps(message.to_dict()) + "\n", content_type="application/json")
+
+
+def _peer(request: web.Request) -> str:
+    address = info(request, "peername")
+    return str(address[0]) if address else "somebody"
+
+
+def _node_name(request: web.Request) -> str:
+    """Return whose agent asks; its certificate was judged in the handshake, by the cluster's CA alone."""
+    tls = info(request, "ssl_object")
+    subject = (
+        dict(part for each in (tls.getpeercert() or {}).get("subject", ()) for part in each) if tls else {}
+    )
+    match = AGENT_NAME.fullmatch(subject.get("commonName", ""))
+    if match is None or subject.get("organizationName") != NODES:
+        remedy = "Show the certificate of a node's agent."
+        raise ApiError(ApiCode.FORBIDDEN, "only a node of the cluster may ask for certificates", remedy)
+    return match[1]

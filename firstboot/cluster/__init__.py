@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How machines become one cluster.
+
+tokens      what lets a machine in, and the proof that both sides know it
+settings    what all nodes have in common; a node that joins takes it from the cluster
+records     what control planes remember: tokens given out, machines let in
+membership  a joined node's own record of it
+messages    what the two sides say to each other
+joiner      when it tries
+joining     the side of the machine that wants in
+admission   the side of the control plane that lets it in
+"""

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The side of the machine that wants in: it finds a control plane that proves itself, and asks for certificates.
+
+An attempt that fails leaves nothing behind but the machine's own keys, by which it is known again when it
+tries once more: certificates and the record of membership are written when everything is there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import secrets
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from firstboot import files
+from firstboot.client import Client, Endpoint, Unreachable, split_url
+from firstboot.cluster.membership import Membership
+from firstboot.cluster.messages import (
+    CERTIFICATES,
+    HELLO,
+    JOIN,
+    Hello,
+    Introduction,
+    Message,
+    Renewal,
+    Renewed,
+    Welcome,
+)
+from firstboot.cluster.messages import Request as JoinRequest
+from firstboot.cluster.tokens import BadToken, Token, fingerprint, same
+from firstboot.codes import Code
+from firstboot.failure import BasaltError, DocumentError, Failure
+from firstboot.files import File
+from firstboot.pki import keys, requests
+from firstboot.pki.catalogue import CONTROL_PLANE_API, Catalogue
+from firstboot.pki.leaf import CertificateSpec
+from firstboot.services.model import Node
+from firstboot.values import split_port
+
+log = logging.getLogger(__name__)
+
+PORT = 6401
+SECONDS = 20.0
+"""How long a control plane may take to answer a connection; one that is starting is slow."""
+CLOCK_TOLERANCE = 60
+"""Seconds by which the clocks of two nodes may differ."""
+TOKEN_PATH, ENDPOINTS_PATH = "basalt.cluster.token", "basalt.cluster.endpoints"
+
+
+@dataclass(frozen=True)
+class Introduced:
+    """A control plane that has proved to know the token; authority: its CA, PEM."""
+
+    endpoint: Endpoint
+    authority: str
+
+
+class NotIntroduced(BasaltError):
+    """Somebody answers who cannot be the cluster that the token is for; carries the failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+def join(node: Node, described: Catalogue, kubernetes: str) -> Membership:
+    """Make the machine a member: ask, and write certificates. The caller records the membership.
+
+    kubernetes: version in this image
+
+    Raises DocumentError, whose failures say what to do about it, and BasaltError.
+    """
+    token = _token(node)
+    control_plane = _introduced(node, token)
+    for folder in described.directories:
+        files.directory(folder)
+    request = JoinRequest(
+        token=token.id,
+        secret=token.secret,
+        name=node.name,
+        ip=node.ip,
+        role=node.config.role.value,
+        kubernetes=kubernetes,
+        requests=requests.prepare(described.certificates),
+    )
+    welcome = Welcome.from_dict(_ask(_pinned(control_plane.endpoint, control_plane.authority), JOIN, request))
+    written = requests.accept(described.certificates, welcome.certificates)
+    authority = described.certificates[0].ca.certificate
+    files.write_all([File(authority, control_plane.authority.encode()), *written])
+    return Membership(welcome.settings, tuple(welcome.control_planes))
+
+
+def renew(
+    specs: Sequence[CertificateSpec], agent: CertificateSpec, control_planes: Iterable[str]
+) -> list[File]:
+    """Return certificates signed anew by any control plane, asked with the agent's own. Raises BasaltError."""
+    authority = (files.read_or_none(agent.ca.certificate) or b"").decode()
+    # The agent's key goes along every time: it is what the cluster knows the machine by.
+    asked = dict.fromkeys((agent, *specs))
+    renewal = Renewal(requests.prepare(asked))
+    reasons = []
+    for address in control_planes:
+        endpoint = Endpoint(_url(address), agent.certificate, agent.key)
+        try:
+            renewed = Renewed.from_dict(_ask(_pinned(endpoint, authority), CERTIFICATES, renewal))
+        except Unreachable as error:
+            reasons.append(str(error))
+            continue
+        return requests.accept(specs, renewed.certificates)
+    raise BasaltError(
+        f"no control plane signs certificates: {'; '.join(reasons) or 'none is known'}",
+        "It is tried again by itself once a control plane is up.",
+    )
+
+
+def _token(node: Node) -> Token:
+    text = node.config.cluster.token
+    try:
+        return Token.parse(text or "")
+    except BadToken as error:
+        remedy = "Get one with `basalt get-join-token` on a control plane."
+        raise DocumentError([Failure(Code.BAD_TOKEN, TOKEN_PATH, str(error), remedy)]) from None
+
+
+def _introduced(node: Node, token: Token) -> Introduced:
+    """Return the first control plane that proves itself. Raises DocumentError when none does."""
+    reasons, failures = [], []
+    for host in node.config.cluster.join_endpoints:
+        endpoint = Endpoint(_url(host))
+        try:
+            return _introduce(endpoint, token)
+        except NotIntroduced as error:
+            failures.append(error.failure)
+        except DocumentError as error:
+            failures += error.failures
+        except BasaltError as error:
+            reasons.append(str(error))
+    if failures:
+        raise DocumentError(failures[:1])
+    found = "; ".join(reasons) or "the document names none"
+    remedy = "It is tried again by itself. Is a control plane up, and port 6401 of it open to this node?"
+    raise DocumentError([Failure(Code.CLUSTER_UNREACHABLE, ENDPOINTS_PATH, found, remedy)])
+
+
+def _introduce(endpoint: Endpoint, token: Token) -> Introduced:
+    nonce = secrets.token_bytes(32)
+    asked = time.time()
+    answer = _ask(Client(endpoint, _unproven), HELLO, Hello(token.id, nonce.hex()))
+    introduction = Introduction.from_dict(answer)
+    der = _der(introduction.authority)
+    host = split_url(endpoint.url or "")[0]
+    if token.pin is not None and not same(token.pin, fingerprint(der)):
+        found, remedy = (
+            f"{host} is another cluster than the one the token was made by",
+            "Compare token and endpoints.",
+        )
+        raise NotIntroduced(Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy))
+    if not same(introduction.proof, token.proof(nonce, der, introduction.time)):
+        found = f"{host} does not prove to know the token"
+        remedy = "Something between the nodes may be pretending to be the cluster, or the tokens differ."
+        raise NotIntroduced(Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy))
+    if failure := _clocks(host, introduction.time, asked):
+        raise NotIntroduced(failure)
+    return Introduced(endpoint, introduction.authority)
+
+
+def _clocks(host: str, theirs: int, asked: float) -> Failure | None:
+    """Compare the clocks; what passed between question and answer is not held against them."""
+    now = time.time()
+    behind = theirs - now if theirs > now else asked - theirs if theirs < asked else 0.0
+    if behind <= CLOCK_TOLERANCE:
+        return None
+    side = "behind" if theirs > now else "ahead of"
+    return Failure(
+        Code.CLOCKS_APART,
+        "basalt.time.servers",
+        f"the clock of this node is {behind:.0f} seconds {side} that of {host}",
+        "Name time servers that both nodes reach, or set the wrong clock; then it goes on by itself.",
+    )
+
+
+def _ask(client: Client, path: str, message: Message) -> Any:
+    return client.post_json(path, json.dumps(message.to_dict()))
+
+
+def _url(host: str) -> str:
+    """Return the URL of an endpoint as a document has it: an address or name, with or without a port."""
+    name, port = split_port(host, PORT)
+    return f"https://[{name}]:{port}" if ":" in name else f"https://{name}:{port}"
+
+
+def _unproven(endpoint: Endpoint) -> http.client.HTTPSConnection:
+    """Connect to whoever answers: nothing secret is said, and the answer carries its own proof."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    host, port = split_url(endpoint.url or "")
+    return http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
+
+
+def _pinned(endpoint: Endpoint, authority: str) -> Client:
+    """Return a client that talks to control planes of the CA only."""
+
+    def connect(endpoint: Endpoint) -> http.client.HTTPSConnection:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        # Who it is stands in the common name: the host's name may be that of a balancer.
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=authority)
+        if endpoint.certificate:
+            context.load_cert_chain(endpoint.certificate, endpoint.key)
+        host, port = split_url(endpoint.url or "")
+        return _ControlPlaneConnection(host, port, timeout=SECONDS, context=context)
+
+    return Client(endpoint, connect)
+
+
+class _ControlPlaneConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        certificate: Mapping[str, Any] = self.sock.getpeercert() or {}
+        names = [
+            value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"
+        ]
+        if names != [CONTROL_PLANE_API]:
+            raise BasaltError(f"{self.host} is a node of the cluster, but no control plane")
+
+
+def _der(pem: str) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    try:
+        return keys.read_certificates(pem.encode())[0].public_bytes(Encoding.DER)
+    except keys.Unreadable as error:
+        raise BasaltError(f"the control plane's CA {error}") from error

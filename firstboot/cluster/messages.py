@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a machine that wants in and a control plane say to each other, as JSON over HTTPS.
+
+POST /v1/join/hello   Hello -> Introduction   nobody trusts anybody: the control plane proves that it knows the token
+POST /v1/join         Request -> Welcome      over TLS with the CA that the proof covered
+POST /v1/certificates Renewal -> Renewed      later, with the client certificate of the node's agent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from firstboot.failure import BasaltError
+
+HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
+
+
+class Malformed(BasaltError):
+    """The other side said something that is no such message."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A flat JSON object; a value of another kind than the field's example is malformed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the message as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Read a message; unknown keys are passed over, so that a later version may say more."""
+        if not isinstance(data, Mapping):
+            raise Malformed("the message is no JSON object", "Are both nodes of versions that fit together?")
+        try:
+            message = cls(**{name: data[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise Malformed(
+                f"the message lacks {error}", "Are both nodes of versions that fit together?"
+            ) from None
+        for name, kind in cls.kinds().items():
+            if type(getattr(message, name)) is not kind:
+                raise Malformed(f"{name} in the message is no {kind.__name__}")
+        return message
+
+    @classmethod
+    def kinds(cls) -> dict[str, type]:
+        """Return the kind of each field."""
+        names = {"str": str, "int": int, "dict": dict, "list": list}
+        return {
+            name: names[str(each.type).partition("[")[0]] for name, each in cls.__dataclass_fields__.items()
+        }
+
+
+@dataclass(frozen=True)
+class Hello(Message):
+    """token: its id; nonce: hexadecimal, made anew for every hello."""
+
+    token: str
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Introduction(Message):
+    """authority: the cluster's CA, PEM; time: seconds of the epoch; proof: Token.proof of both."""
+
+    authority: str
+    time: int
+    proof: str
+
+
+@dataclass(frozen=True)
+class Request(Message):
+    """A machine that wants in.
+
+    token, secret: of the token
+    kubernetes:    version in its image
+    requests:      certificate name as in the catalogue -> certificate signing request, PEM
+    """
+
+    token: str
+    secret: str = field(repr=False)
+    name: str
+    ip: str
+    role: str
+    kubernetes: str
+    requests: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Welcome(Message):
+    """The machine is in.
+
+    certificates:   name -> PEM
+    settings:       as in firstboot.cluster.settings
+    control_planes: addresses
+    """
+
+    authority: str
+    certificates: dict[str, str]
+    settings: dict[str, Any]
+    control_planes: list[str]
+
+
+@dataclass(frozen=True)
+class Renewal(Message):
+    """A node asks for its certificates anew; requests as in Request."""
+
+    requests: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Renewed(Message):
+    """certificates: name -> PEM."""
+
+    certificates: dict[str, str]

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A machine joins over real TLS with real certificates; only the Kubernetes API behind the gate is a dictionary."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstboot import files, pki
+from firstboot.api import nodes
+from firstboot.api.access import Tls
+from firstboot.api.server import TlsDoor
+from firstboot.client import Endpoint
+from firstboot.cluster import joining, records, settings
+from firstboot.cluster.admission import Admission, version_failure
+from firstboot.cluster.membership import Membership
+from firstboot.cluster.tokens import Token
+from firstboot.config import Config, Role
+from firstboot.failure import BasaltError, DocumentError
+from firstboot.kube import Client, KubeError
+from firstboot.pki.catalogue import Catalogue, catalogue
+from firstboot.pki.verdict import Ledger
+from firstboot.services.model import Node
+
+from .support_web import loop_in_thread
+
+SHARED = "0123456789abcdef0123456789abcdef"
+VERSION = "v1.37.2"
+KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
+
+
+class Objects(Client):
+    """Objects by path, with the two answers on which the records rely: exists already, has changed meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.version = 0
+
+    async def get(self, path: str) -> Any:
+        base, _, query = path.partition("?labelSelector=")
+        if base.endswith(("/nodes", "/secrets", "/configmaps")):
+            inside = [each for at, each in self.objects.items() if at.startswith(f"{base}/")]
+            return {"items": [each for each in inside if not query or query in each["metadata"]["labels"]]}
+        return self.objects.get(base)
+
+    async def send(self, method: str, path: str, obj: Any = None) -> Any:
+        if method == "DELETE":
+            return self.objects.pop(path)
+        at = f"{path}/{obj['metadata']['name']}" if method == "POST" else path
+        found = self.objects.get(at)
+        if method == "POST" and found:
+            raise KubeError(method, path, 409, "exists")
+        if (
+            method == "PUT"
+            and found
+            and obj["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]
+        ):
+            raise KubeError(method, path, 409, "has changed")
+        self.version += 1
+        copied = json.loads(json.dumps(obj))
+        copied["metadata"]["resourceVersion"] = str(self.version)
+        self.objects[at] = copied
+        return copied
+
+
+@dataclass
+class Gate:
+    """A control plane that can be joined, and what a test changes about it."""
+
+    run: Callable[[Any], Any]
+    admission: Admission
+    objects: Objects
+    catalogue: Catalogue
+    door: TlsDoor
+    folder: Path
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.door.port}"
+
+    def token(self, role: Role | None = None, lifetime: int = 60) -> str:
+        made: str = self.run(self.admission.new_token(role, lifetime)).token.text
+        return made
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    config = Config.from_dict({"role": "control-plane"})
+    made = catalogue(config, "cp-1", ["192.0.2.1", "127.0.0.1"], tmp_path_factory.mktemp("cp")).unowned()
+    pki.apply(made, Ledger())
+    return made
+
+
+@pytest.fixture
+def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
+    config = Config.from_dict({"role": "control-plane", "cluster": {"bootstrap": True, "token": SHARED}})
+    node = Node(config, "cp-1", "192.0.2.1")
+    with loop_in_thread() as run:
+        objects = Objects()
+        made = Admission(
+            objects,
+            node=lambda: node,
+            addresses=lambda: ("192.0.2.1", "198.51.100.1"),
+            authority=lambda: authority.authority("ca"),
+            kubernetes=lambda: VERSION,
+        )
+        door = TlsDoor(lambda: nodes.application(made))
+        own = authority.certificate("basalt-api")
+        pem = authority.authority("ca").certificate.read_text()
+        run(door.listen(Tls(own.certificate, own.key, (pem,), required=False), "127.0.0.1:0"))
+        yield Gate(run, made, objects, authority, door, tmp_path)
+        run(door.close())
+
+
+def worker(
+    gate: Gate, token: str = SHARED, name: str = "w-1", ip: str = "192.0.2.50", **cluster: Any
+) -> Node:
+    cluster = {"token": token, "endpoints": [gate.endpoint], **cluster}
+    return Node(Config.from_dict({"role": "worker", "cluster": cluster}), name, ip)
+
+
+def described(gate: Gate, node: Node, folder: str = "") -> Catalogue:
+    return catalogue(node.config, node.name, [node.ip], gate.folder / (folder or node.name)).unowned()
+
+
+def join(gate: Gate, node: Node, folder: str = "", kubernetes: str = VERSION) -> Membership:
+    return joining.join(node, described(gate, node, folder), kubernetes)
+
+
+def refused(gate: Gate, node: Node, folder: str = "", kubernetes: str = VERSION) -> tuple[str, str]:
+    """Try to join; return code and path of the only failure, which the control plane has noted too."""
+    with pytest.raises(DocumentError) as raised:
+        join(gate, node, folder, kubernetes)
+    [failure] = raised.value.failures
+    assert failure.found and failure.remedy
+    assert SHARED not in str(failure)
+    return failure.code, failure.path
+
+
+def test_a_worker_joins_with_the_shared_token_and_has_all_its_certificates(gate: Gate) -> None:
+    node = worker(gate)
+    membership = join(gate, node)
+    assert pki.check(described(gate, node), Ledger())[0].name.endswith(".kubeconfig"), (
+        "certificates are complete"
+    )
+    assert membership.settings == settings.of(gate.admission.node().config)
+    assert membership.control_planes == ("192.0.2.1",)
+    assert gate.admission.refusals == ()
+    kubelet = described(gate, node).certificate("kubelet-client")
+    assert kubelet.common_name == "system:node:w-1"
+
+
+def test_several_machines_join_with_a_shared_token_and_one_with_a_one_time_token(gate: Gate) -> None:
+    join(gate, worker(gate, name="w-1", ip="192.0.2.51"))
+    join(gate, worker(gate, name="w-2", ip="192.0.2.52"))
+    token = gate.token()
+    node = worker(gate, token, name="w-3", ip="192.0.2.53")
+    join(gate, node)
+    join(gate, node)
+    assert refused(gate, worker(gate, token, name="w-4", ip="192.0.2.54")) == (
+        "token-used",
+        "basalt.cluster.token",
+    )
+    [noted] = gate.admission.refusals
+    assert (noted.code, "used by w-3" in noted.found) == ("join-refused", True)
+
+
+def test_a_token_is_refused_that_is_of_another_role_unknown_or_too_old(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = gate.token(Role.CONTROL_PLANE)
+    assert refused(gate, worker(gate, token))[0] == "token-role"
+    assert refused(gate, worker(gate, SHARED[::-1]))[0] == "token-unknown"
+    foreign = Token.new(b"another cluster")
+    assert refused(gate, worker(gate, foreign.text))[0] == "token-unknown"
+    token = gate.token(lifetime=60)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert refused(gate, worker(gate, token))[0] == "token-expired"
+    gate.token()
+    assert len([path for path in gate.objects.objects if "/secrets/" in path]) == 1, (
+        "the old ones are swept away"
+    )
+
+
+def test_a_cluster_is_not_trusted_that_has_another_ca_or_does_not_know_the_secret(gate: Gate) -> None:
+    known = Token.parse(gate.token())
+    other_ca = replace(known, pin="0" * 64)
+    assert refused(gate, worker(gate, other_ca.text)) == ("cluster-not-trusted", "basalt.cluster.token")
+    other_secret = replace(known, secret="0" * 40)
+    assert refused(gate, worker(gate, other_secret.text))[0] == "cluster-not-trusted"
+    assert not list(gate.folder.rglob("*.crt")), "nothing is left of a failed attempt but keys"
+
+
+def test_names_and_addresses_are_had_only_once(gate: Gate) -> None:
+    join(gate, worker(gate))
+    again = worker(gate, ip="192.0.2.60")
+    assert refused(gate, again, folder="elsewhere") == ("name-taken", "basalt.node.name")
+    assert refused(gate, worker(gate, name="w-2"))[0] == "address-taken"
+    gate.objects.objects["/api/v1/nodes/cp-1"] = {
+        "metadata": {"name": "cp-1", "labels": {}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]},
+    }
+    assert refused(gate, worker(gate, name="cp-1"))[0] == "name-taken"
+    assert refused(gate, worker(gate, name="w-5", ip="192.0.2.1"))[0] == "address-taken"
+
+
+@pytest.mark.parametrize(
+    ("name", "ip", "code"),
+    [
+        ("kubernetes.default.svc", "192.0.2.70", "name-taken"),
+        ("localhost", "192.0.2.70", "name-taken"),
+        ("w-9", "10.152.183.1", "address-taken"),
+        ("w-9", "198.51.100.1", "address-taken"),
+        ("w-9", "127.0.0.1", "address-taken"),
+    ],
+)
+def test_nobody_gets_a_certificate_for_the_api_itself(gate: Gate, name: str, ip: str, code: str) -> None:
+    assert refused(gate, worker(gate, name=name, ip=ip))[0] == code
+
+
+@pytest.mark.parametrize(("hours", "side"), [(2, "behind"), (-2, "ahead of")])
+def test_clocks_that_are_apart_are_named_with_the_difference(gate: Gate, hours: int, side: str) -> None:
+    gate.admission.wall = lambda: time.time() + hours * 3600
+    with pytest.raises(DocumentError, match=rf"7\d\d\d seconds {side} that of 127\.0\.0\.1") as raised:
+        join(gate, worker(gate))
+    assert raised.value.failures[0].code == "clocks-apart"
+
+
+@pytest.mark.parametrize(
+    ("node", "cluster", "apart"),
+    [
+        ("v1.37.0", "v1.37.2", False),
+        ("v1.34.9", "v1.37.2", False),
+        ("v1.33.9", "v1.37.2", True),
+        ("v1.38.0", "v1.37.2", True),
+        ("", "v1.37.2", False),
+    ],
+)
+def test_versions(node: str, cluster: str, apart: bool) -> None:
+    assert (version_failure(node, cluster) is not None) is apart
+
+
+def test_a_newer_machine_is_refused(gate: Gate) -> None:
+    assert refused(gate, worker(gate), kubernetes="v1.38.0") == ("version-apart", "image")
+
+
+def test_an_endpoint_where_nobody_is_costs_nothing_if_another_answers(gate: Gate) -> None:
+    nobody = "127.0.0.1:1"
+    join(gate, worker(gate, endpoints=[nobody, gate.endpoint]))
+    with pytest.raises(DocumentError, match=r"127\.0\.0\.1:1 cannot be reached") as raised:
+        join(gate, worker(gate, name="w-2", endpoints=[nobody]))
+    assert raised.value.failures[0].code == "cluster-unreachable"
+
+
+def test_a_member_has_its_certificates_renewed_and_a_stranger_has_not(gate: Gate) -> None:
+    node = worker(gate)
+    join(gate, node)
+    mine = described(gate, node)
+    agent, kubelet = mine.certificate("agent"), mine.certificate("kubelet")
+    before, key = kubelet.certificate.read_bytes(), kubelet.key.read_bytes()
+    files.write_all(joining.renew([kubelet], agent, ["127.0.0.1:1", gate.endpoint]))
+    assert kubelet.certificate.read_bytes() != before
+    assert kubelet.key.read_bytes() == key
+    stolen = replace(agent, name="kube-proxy", common_name="system:kube-proxy")
+    with pytest.raises(BasaltError, match="only a node of the cluster may ask"):
+        joining.renew([kubelet], stolen, [gate.endpoint])
+    del gate.objects.objects[f"{KUBE_SYSTEM}/configmaps/basalt-machine-w-1"]
+    with pytest.raises(DocumentError, match="w-1 is no machine of this cluster"):
+        joining.renew([kubelet], agent, [gate.endpoint])
+
+
+def test_a_token_used_by_two_at_the_same_moment_lets_in_one(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = gate.token()
+    quicker = records.Machine("w-0", "worker", "192.0.2.9", "0" * 64)
+    original = records.use_token
+
+    async def late(client: Client, record: records.TokenRecord, machine: records.Machine) -> bool:
+        monkeypatch.setattr(records, "use_token", original)
+        assert await original(client, record, quicker)
+        return await original(client, record, machine)
+
+    monkeypatch.setattr(records, "use_token", late)
+    assert refused(gate, worker(gate, token))[0] == "token-used"
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{}", '{"token": 1, "nonce": "00"}', '{"token": "x", "nonce": "zz"}']
+)
+def test_what_is_no_message_is_refused_in_order(gate: Gate, body: str) -> None:
+    client = joining._pinned(Endpoint(f"https://{gate.endpoint}"), _authority(gate))
+    with pytest.raises(BasaltError):
+        client.post_json("/v1/join/hello", body)
+    assert gate.admission.refusals == ()
+
+
+def test_a_worker_that_pretends_to_be_a_control_plane_is_not_talked_to(gate: Gate) -> None:
+    node = worker(gate)
+    join(gate, node)
+    own = described(gate, node).certificate("basalt-api")
+    door = TlsDoor(lambda: nodes.application(gate.admission))
+    gate.run(door.listen(Tls(own.certificate, own.key, (_authority(gate),), required=False), "127.0.0.1:0"))
+    try:
+        with pytest.raises(BasaltError, match="no control plane"):
+            join(gate, worker(gate, name="w-2", ip="192.0.2.52", endpoints=[f"127.0.0.1:{door.port}"]))
+    finally:
+        gate.run(door.close())
+
+
+def _authority(gate: Gate) -> str:
+    return gate.catalogue.authority("ca").certificate.read_text()
