@@ -48,11 +48,12 @@ frontend api
     default_backend apiservers
 backend apiservers
     balance leastconn
-    option httpchk GET /readyz
+    option httpchk
+    http-check send meth GET uri /readyz ver HTTP/1.1 hdr Host kubernetes
     http-check expect status 200
     option redispatch
     retries 3
-    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter 2s fastinter 500ms fall 2 rise 1
+    default-server check check-ssl verify required ca-file {PKI}/ca.crt inter 3s fastinter 500ms fall 2 rise 1
     default-server on-marked-down shutdown-sessions
 {servers}
 """

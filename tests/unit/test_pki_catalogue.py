@@ -11,7 +11,7 @@ from firstboot.config import Config
 from firstboot.pki.ca import Authority
 from firstboot.pki.catalogue import Catalogue, catalogue, normalized
 from firstboot.pki.kubeconfig import kubeconfig
-from firstboot.pki.leaf import Usage
+from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.pki.tokens import TokenKeys
 
 PAGE = Path(__file__).parents[2] / "docs" / "certificates.md"
@@ -162,6 +162,11 @@ def test_kubeconfig_text_survives_odd_names() -> None:
     }
 
 
+def subject(spec: CertificateSpec) -> str:
+    parts = [f"CN={spec.common_name}", *(f"O={name}" for name in spec.organizations)]
+    return ", ".join(parts).replace("node-1", "NODE")
+
+
 def test_page_lists_every_file_with_its_subject_and_owner() -> None:
     """A table by hand reads better than a made one, and this keeps it true."""
     rows = {}
@@ -179,8 +184,7 @@ def test_page_lists_every_file_with_its_subject_and_owner() -> None:
                 authority.mode,
             )
         for spec in wanted.certificates:
-            subject = ", ".join([f"CN={spec.common_name}", *(f"O={name}" for name in spec.organizations)])
-            expected[f"{spec.name}.crt"] = (subject.replace("node-1", "NODE"), spec.owner, spec.mode)
+            expected[f"{spec.name}.crt"] = (subject(spec), spec.owner, spec.mode)
         for pair in wanted.tokens:
             expected["sa.key"] = ("", pair.owner, pair.mode)
         for config in wanted.kubeconfigs:
@@ -189,9 +193,13 @@ def test_page_lists_every_file_with_its_subject_and_owner() -> None:
                 config.owner,
                 config.mode,
             )
+    for spec in described(role="worker").certificates:
+        known = expected.get(f"{spec.name}.crt")
+        if known is None or known[0] != subject(spec):
+            expected[f"{spec.name}.crt on a worker"] = (subject(spec), spec.owner, spec.mode)
     assert set(rows) == set(expected)
-    for name, (subject, owner, mode) in expected.items():
+    for name, (who, owner, mode) in expected.items():
         assert owner is not None
         text = " ".join(rows[name])
-        assert subject in text, name
+        assert who in text, name
         assert re.search(rf"\b{owner[0]}:{owner[1]} {mode:04o}\b", text), name

@@ -23,13 +23,15 @@ def template(name: str) -> dict[str, Any]:
     }
 
 
-def start(machine: Machine, name: str = "probe") -> None:
-    """Run a deployment of one pod and wait until that answers; the image must have been imported.
+def start(machine: Machine, name: str = "probe", *, node: str | None = None) -> None:
+    """Run a deployment of one pod and wait until that answers; the node must have the image.
 
     Not a bare pod: Kubernetes counts one that an orderly shutdown ends as failed and never starts it again.
     """
     pod = template(name)
     pod["metadata"].pop("name")
+    if node:
+        pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
     machine.kubectl("create", "-f", "-", stdin=json.dumps(deployment))
