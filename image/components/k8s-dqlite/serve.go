@@ -50,6 +50,9 @@ func Run(ctx context.Context, s Settings) error {
 		return err
 	}
 	defer storage.Close()
+	if err := moveAddress(s.StorageDir, s.Address); err != nil {
+		return err
+	}
 	notify("STATUS=Starting the dqlite node")
 	member, err := StartMember(ctx, s)
 	if err != nil {
