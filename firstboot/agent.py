@@ -117,12 +117,20 @@ class Agent:
     def admission(self) -> Admission:
         """The gate for machines that want to join; asked on control planes only."""
         from firstboot.cluster.admission import Admission
+        from firstboot.cluster.partners import partners
 
+        datastore = partners(self._course().node.config.datastore.type)
         return Admission(
             self.client,
             node=lambda: self._course().node,
             addresses=lambda: self.current.node.addresses,
-            authority=lambda: self._course().certificates.authority("ca"),
+            certificates=lambda: self._course().certificates,
+            datastore=datastore(
+                self.client,
+                self.intake.membership,
+                lambda: self._course().node,
+                lambda: self.current.phase.ready,
+            ),
             kubernetes=_kubernetes_version,
         )
 

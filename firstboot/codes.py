@@ -83,7 +83,6 @@ class Code(StrEnum):
     FIXED_SETTING = "fixed-setting", "The document changes what a node keeps for its life."
 
     # Joining a cluster
-    CANNOT_JOIN = "cannot-join", "A machine of this role cannot join a cluster in this version."
     BAD_TOKEN = "bad-token", "The token is damaged, or one that could be guessed."
     DIFFERS_FROM_CLUSTER = (
         "differs-from-cluster",
@@ -105,6 +104,7 @@ class Code(StrEnum):
     )
     NAME_TAKEN = "name-taken", "The cluster has a node of that name."
     ADDRESS_TAKEN = "address-taken", "Another node of the cluster has the address."
+    JOIN_WAITS = "join-waits", "The cluster is getting ready for another control plane; it goes on by itself."
     JOIN_FAILED = "join-failed", "A control plane could not let the node in; it is tried again."
     JOIN_REFUSED = "join-refused", "This control plane has refused a machine lately."
 

@@ -14,7 +14,7 @@ from firstboot import files, paths, sources
 from firstboot.cluster import settings
 from firstboot.cluster.membership import Membership
 from firstboot.codes import Code
-from firstboot.config import Config, Role
+from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
@@ -145,22 +145,24 @@ class Intake:
     def _resolve(self, accepted: Accepted, facts: Facts) -> tuple[Node | None, tuple[Failure, ...]]:
         """Return the node that a document describes on this machine, or why it cannot be."""
         config = accepted.config
-        membership = Membership.load(self.membership) if config.joins else None
-        if membership is not None:
+        membership = Membership.load(self.membership)
+        if membership is not None and config.joins:
             if refused := settings.conflicts(accepted.data, membership.settings):
                 return None, refused
             config = self._joined(accepted, membership)
         kept = Identity.load(self._identity)
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
-        if refused or (refused := _unavailable(config)):
+        if refused:
             return None, refused
         failures = self._fact_failures(config, facts)
         address = config.node.ip or facts.default_address
         if failures or address is None:
             return None, failures
-        known = membership.control_planes if membership else ()
-        return Node(config, name, address, _nameservers(), known), ()
+        if membership is None:
+            return Node(config, name, address, _nameservers()), ()
+        known, peers = membership.control_planes, membership.peers
+        return Node(config, name, address, _nameservers(), known, peers), ()
 
     def _joined(self, accepted: Accepted, membership: Membership) -> Config:
         """Return what a document means in the cluster; the same Config as long as neither changes."""
@@ -204,14 +206,6 @@ def node_name(facts: Facts) -> str:
     """Return the host name if it says something, else one that is the machine's own."""
     plain = re.sub(r"[^a-z0-9-]+", "-", facts.hostname.lower().partition(".")[0]).strip("-")
     return f"basalt-{facts.machine_id[:8]}" if plain in GENERIC_HOSTNAMES else plain[:63].strip("-")
-
-
-def _unavailable(config: Config) -> tuple[Failure, ...]:
-    if config.role is Role.WORKER or not config.joins:
-        return ()
-    found = "is a token without `bootstrap`, and in this version only workers can join"
-    remedy = "Make this machine a worker, or let it start a cluster with `bootstrap: true`."
-    return (Failure(Code.CANNOT_JOIN, "basalt.cluster.token", found, remedy),)
 
 
 def _addresses(facts: Facts, node: Node | None) -> tuple[str, ...]:

@@ -39,8 +39,17 @@ class Trust(StrEnum):
     """HTTP on the loopback address."""
     CLUSTER = "cluster"
     """HTTPS with the cluster's CA and the agent's client certificate."""
+    ETCD = "etcd"
+    """HTTPS with the datastore's CA and the API server's client certificate."""
     LOOPBACK = "loopback"
     """HTTPS on the loopback address with a certificate that the service made for itself in memory."""
+
+
+FILES = {
+    Trust.CLUSTER: ("ca.crt", "agent.crt", "agent.key"),
+    Trust.ETCD: ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"),
+}
+"""CA, certificate and key below the folder of certificates."""
 
 
 class KubeError(BasaltError):
@@ -81,10 +90,14 @@ class Client:
 
     async def send(self, method: str, path: str, obj: Object | None = None) -> Any:
         """Return what the API answers to POST, PUT or DELETE. Raises KubeError, 404 and 409 included."""
+        return await self.call(method, SERVER + path, Trust.CLUSTER, obj)
+
+    async def call(self, method: str, url: str, trust: Trust, obj: Object | None = None) -> Any:
+        """Return the JSON that answers JSON. Raises KubeError for anything but success."""
         body = None if obj is None else json.dumps(obj)
-        status, text = await self._request(method, SERVER + path, Trust.CLUSTER, SECONDS, body, JSON)
+        status, text = await self._request(method, url, trust, SECONDS, body, JSON)
         if status not in (200, 201, 202):
-            raise KubeError(method, path, status, text)
+            raise KubeError(method, url.removeprefix(SERVER), status, text)
         return json.loads(text)
 
     async def apply(self, obj: Object, manager: str = FIELD_MANAGER) -> None:
@@ -129,20 +142,13 @@ class Client:
         """Return how to speak TLS; made again when the files it was made from have changed."""
         if trust is Trust.PLAIN:
             return True
-        stamp = None if trust is Trust.LOOPBACK else self._stamp()
+        paths = [self._pki / name for name in FILES.get(trust, ())]
+        stamp = tuple(path.stat().st_mtime_ns for path in paths)
         known = self._contexts.get(trust)
         if known is None or known[0] != stamp:
-            known = (stamp, _loopback() if trust is Trust.LOOPBACK else self._cluster())
+            known = (stamp, _mutual(*paths) if paths else _loopback())
             self._contexts[trust] = known
         return known[1]
-
-    def _stamp(self) -> object:
-        return tuple((self._pki / name).stat().st_mtime_ns for name in ("ca.crt", "agent.crt", "agent.key"))
-
-    def _cluster(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=str(self._pki / "ca.crt"))
-        context.load_cert_chain(self._pki / "agent.crt", self._pki / "agent.key")
-        return context
 
 
 def object_path(obj: Object) -> str:
@@ -152,6 +158,12 @@ def object_path(obj: Object) -> str:
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
     return f"{root}{namespace}/{obj['kind'].lower()}s/{metadata['name']}"
+
+
+def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority))
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 def _loopback() -> ssl.SSLContext:

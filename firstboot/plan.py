@@ -23,10 +23,11 @@ from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.certificates import Certificates
-from firstboot.steps.controlplanes import ControlPlanes
+from firstboot.steps.controlplanes import ControlPlanes, admitted, registered
 from firstboot.steps.files import Absent, Files
 from firstboot.steps.gates import Gate
 from firstboot.steps.hostname import Hostname
+from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
@@ -135,8 +136,11 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         for feature in wanted.features:
             if feature.objects:
                 yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
-    else:
-        yield ControlPlanes(node.control_planes, memory.membership)
+    if node.control_planes:
+        if node.config.role.has_control_plane and node.config.datastore.type is DatastoreType.ETCD:
+            yield Learners()
+        source = admitted if node.config.role.has_control_plane else registered
+        yield ControlPlanes(node.control_planes, memory.membership, source)
     if node.config.features.network.enabled:
         yield CniConfig()
     running = {service.unit for service in wanted.all_services}

@@ -8,5 +8,6 @@ membership  a joined node's own record of it
 messages    what the two sides say to each other
 joiner      when it tries
 joining     the side of the machine that wants in
+partners    a datastore that opens itself to another control plane
 admission   the side of the control plane that lets it in
 """

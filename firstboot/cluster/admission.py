@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
+from typing import Protocol
 
 from firstboot import files
 from firstboot.cluster import records, settings
@@ -22,9 +23,9 @@ from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import Client
-from firstboot.pki import keys, requests
+from firstboot.pki import handover, keys, requests
 from firstboot.pki.ca import Authority
-from firstboot.pki.catalogue import catalogue, service_names
+from firstboot.pki.catalogue import Catalogue, catalogue, service_names
 from firstboot.services.model import Node
 from firstboot.values import parse_ip
 
@@ -44,19 +45,33 @@ TOKEN_PATH = "basalt.cluster.token"
 NEW_TOKEN = "Get a new one with `basalt get-join-token` on a control plane."
 
 
+class Datastore(Protocol):
+    """The datastore's side of letting in another control plane."""
+
+    async def ready_for(self, machine: Machine) -> str | None:
+        """Get ready for another member; return what is still to be waited for."""
+        ...
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Make the machine a member that may start; return the members as it has to be told them."""
+        ...
+
+
 @dataclass
 class Admission:
     """One control plane's gate.
 
-    node:       what this node is
-    addresses:  all that this machine has
-    kubernetes: version in this image
+    node:         what this node is
+    addresses:    all that this machine has
+    certificates: those of this node, its authorities among them
+    kubernetes:   version in this image
     """
 
     client: Client
     node: Callable[[], Node]
     addresses: Callable[[], tuple[str, ...]]
-    authority: Callable[[], Authority]
+    certificates: Callable[[], Catalogue]
+    datastore: Datastore
     kubernetes: Callable[[], str | None]
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -90,6 +105,10 @@ class Admission:
         machine = self._judged(request, record, who)
         if failure := await self._taken(machine):
             raise self._refuse(who, failure)
+        partner = machine.role == Role.CONTROL_PLANE
+        if partner and (reason := await self.datastore.ready_for(machine)):
+            remedy = "Nothing: it goes on by itself in some seconds."
+            raise DocumentError([Failure(Code.JOIN_WAITS, "basalt.role", reason, remedy)])
         if (
             not record.token.shared
             and not record.used_by
@@ -99,11 +118,17 @@ class Admission:
             return await self.admit(request, peer)
         if not await records.claim(self.client, machine):
             raise self._refuse(who, _name_taken(machine.name))
-        certificates = await asyncio.to_thread(self._sign, machine, request.requests)
-        log.info("%s joins as %s", who, machine.role)
         pem, _ = await asyncio.to_thread(self._certificate)
-        control_planes = await self._control_planes()
-        return Welcome(pem, certificates, settings.of(self.node().config), control_planes)
+        welcome = Welcome(
+            authority=pem,
+            certificates={} if partner else await asyncio.to_thread(self._sign, machine, request.requests),
+            settings=settings.of(self.node().config),
+            control_planes=await self._control_planes(),
+            peers=await self.datastore.admit(machine) if partner else [],
+            secrets=await asyncio.to_thread(handover.give, self.certificates()) if partner else {},
+        )
+        log.info("%s joins as %s", who, machine.role)
+        return welcome
 
     async def renew(self, name: str, renewal: Renewal) -> Renewed:
         """Sign anew for a machine that is still one of the cluster's. Raises DocumentError."""
@@ -160,7 +185,7 @@ class Admission:
             )
         if failure := version_failure(request.kubernetes, self.kubernetes()):
             raise self._refuse(who, failure)
-        if request.role != Role.WORKER or not NODE_NAME.fullmatch(request.name):
+        if request.role not in tuple(Role) or not NODE_NAME.fullmatch(request.name):
             raise Malformed("role or name is none that a joining node can have")
         if parse_ip(request.ip) is None:
             raise Malformed("the address is none")
@@ -209,7 +234,7 @@ class Admission:
 
     def _sign(self, machine: Machine, signing: dict[str, str]) -> dict[str, str]:
         config = replace(self.node().config, role=Role(machine.role))
-        described = catalogue(config, machine.name, [machine.ip], self.authority().certificate.parent.parent)
+        described = catalogue(config, machine.name, [machine.ip], self.authority.certificate.parent.parent)
         wanted = [spec for spec in described.certificates if spec.name in signing]
         return requests.sign(wanted, signing)
 
@@ -218,11 +243,16 @@ class Admission:
         others = [each.ip for each in await records.machines(self.client) if each.role == Role.CONTROL_PLANE]
         return list(dict.fromkeys([self.node().ip, *others]))
 
+    @property
+    def authority(self) -> Authority:
+        """The cluster's CA."""
+        return self.certificates().authority("ca")
+
     def _certificate(self) -> tuple[str, bytes]:
         """Return the cluster's CA certificate as PEM and as DER."""
         from cryptography.hazmat.primitives.serialization import Encoding
 
-        pem = files.read_or_none(self.authority().certificate)
+        pem = files.read_or_none(self.authority.certificate)
         if pem is None:
             raise Malformed("there is no CA yet", "Ask again when the control plane is ready.")
         first = keys.read_certificates(pem)[0]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.codes import Code
+from firstboot.config import Config
 from firstboot.failure import BasaltError, DocumentError, Failure
-from firstboot.pki.catalogue import catalogue
+from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.services.model import Node
 
 log = logging.getLogger(__name__)
@@ -53,16 +54,18 @@ class Joiner:
         if failures and failures != self.failures:
             log.warning("cannot join: %s", "; ".join(map(str, failures)))
         self.failures = failures
-        waits = any(failure.code == Code.CLUSTER_UNREACHABLE for failure in failures)
+        waits = any(failure.code in (Code.CLUSTER_UNREACHABLE, Code.JOIN_WAITS) for failure in failures)
         # A rack that comes up after a power cut shall not ask in step.
         self._due = self.clock() + (SOON if waits else LATER) * random.uniform(0.8, 1.2)
 
     async def _join(self, node: Node, membership: Path, kubernetes: str) -> tuple[Failure, ...]:
         from firstboot.cluster import joining
 
-        described = catalogue(node.config, node.name, [node.ip])
+        def describe(config: Config) -> Catalogue:
+            return catalogue(config, node.name, [node.ip])
+
         try:
-            record = await asyncio.to_thread(joining.join, node, described, kubernetes)
+            record = await asyncio.to_thread(joining.join, node, describe, kubernetes)
             await asyncio.to_thread(record.save, membership)
         except DocumentError as error:
             return error.failures

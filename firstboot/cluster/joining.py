@@ -13,8 +13,8 @@ import logging
 import secrets
 import ssl
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from firstboot import files
@@ -34,9 +34,10 @@ from firstboot.cluster.messages import (
 from firstboot.cluster.messages import Request as JoinRequest
 from firstboot.cluster.tokens import BadToken, Token, fingerprint, same
 from firstboot.codes import Code
+from firstboot.config import Config, Datastore
 from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.files import File
-from firstboot.pki import keys, requests
+from firstboot.pki import handover, keys, requests
 from firstboot.pki.catalogue import CONTROL_PLANE_API, Catalogue
 from firstboot.pki.leaf import CertificateSpec
 from firstboot.services.model import Node
@@ -68,17 +69,23 @@ class NotIntroduced(BasaltError):
         self.failure = failure
 
 
-def join(node: Node, described: Catalogue, kubernetes: str) -> Membership:
+Describe = Callable[[Config], Catalogue]
+"""From a document to the keys and certificates of the machine."""
+
+
+def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
     """Make the machine a member: ask, and write certificates. The caller records the membership.
 
     kubernetes: version in this image
 
     Raises DocumentError, whose failures say what to do about it, and BasaltError.
     """
-    token = _token(node)
+    token, described = _token(node), describe(node.config)
     control_plane = _introduced(node, token)
     for folder in described.directories:
         files.directory(folder)
+    agent = described.certificate("agent")
+    signed = (agent,) if node.config.role.has_control_plane else described.certificates
     request = JoinRequest(
         token=token.id,
         secret=token.secret,
@@ -86,13 +93,25 @@ def join(node: Node, described: Catalogue, kubernetes: str) -> Membership:
         ip=node.ip,
         role=node.config.role.value,
         kubernetes=kubernetes,
-        requests=requests.prepare(described.certificates),
+        requests=requests.prepare(signed),
     )
     welcome = Welcome.from_dict(_ask(_pinned(control_plane.endpoint, control_plane.authority), JOIN, request))
-    written = requests.accept(described.certificates, welcome.certificates)
-    authority = described.certificates[0].ca.certificate
-    files.write_all([File(authority, control_plane.authority.encode()), *written])
-    return Membership(welcome.settings, tuple(welcome.control_planes))
+    if node.config.role.has_control_plane:
+        # It signs for itself from now on.
+        _take_authorities(node, describe, welcome)
+    else:
+        authority = File(agent.ca.certificate, control_plane.authority.encode())
+        files.write_all([authority, *requests.accept(signed, welcome.certificates)])
+    return Membership(welcome.settings, tuple(welcome.control_planes), tuple(welcome.peers))
+
+
+def _take_authorities(node: Node, describe: Describe, welcome: Welcome) -> None:
+    """Write the authorities; which they are depends on the cluster's datastore, not on the document's."""
+    datastore = Datastore.from_dict(welcome.settings["datastore"])
+    described = describe(replace(node.config, datastore=datastore))
+    for folder in described.directories:
+        files.directory(folder)
+    files.write_all(handover.take(described, welcome.secrets))
 
 
 def renew(

@@ -96,12 +96,16 @@ class Welcome(Message):
     certificates:   name -> PEM
     settings:       as in firstboot.cluster.settings
     control_planes: addresses
+    peers:          for a control plane: members of the datastore, as in Membership
+    secrets:        for a control plane: authorities and their keys, name -> PEM
     """
 
     authority: str
     certificates: dict[str, str]
     settings: dict[str, Any]
     control_planes: list[str]
+    peers: list[str]
+    secrets: dict[str, str] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from firstboot.datastores import Endpoint
+from firstboot.kube import Client, Trust
 from firstboot.paths import PKI
 from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service
 
 URL = "https://127.0.0.1:2379"
-PEER_URL = "https://127.0.0.1:2380"
+LOOPBACK = "127.0.0.1"
 HEALTH_URL = "http://127.0.0.1:2381"
 
 ENDPOINT = Endpoint(
@@ -23,7 +26,10 @@ ENDPOINT = Endpoint(
 
 
 def service(node: Node) -> Service:
-    """Return the datastore of one member: it listens to this machine only, for there is no other member."""
+    """Return the datastore: alone it listens to this machine only, with partners to who has a certificate."""
+    own = peer_url(node.ip if node.control_planes else LOOPBACK)
+    # The member's address in the cluster is moved by a request (firstboot.cluster.partners), not by these arguments:
+    # etcd heeds those that begin with "initial" at its very first start only.
     return Service(
         unit="etcd",
         probe=HttpProbe(f"{HEALTH_URL}/health"),
@@ -32,9 +38,10 @@ def service(node: Node) -> Service:
             "data-dir": "/var/lib/etcd",
             "listen-client-urls": URL,
             "advertise-client-urls": URL,
-            "listen-peer-urls": PEER_URL,
-            "initial-advertise-peer-urls": PEER_URL,
-            "initial-cluster": f"{node.name}={PEER_URL}",
+            "listen-peer-urls": own,
+            "initial-advertise-peer-urls": own,
+            "initial-cluster": ",".join(node.peers) or f"{node.name}={own}",
+            "initial-cluster-state": "existing" if node.peers else "new",
             "listen-metrics-urls": HEALTH_URL,
             "client-cert-auth": "true",
             "trusted-ca-file": f"{PKI}/etcd/ca.crt",
@@ -49,3 +56,15 @@ def service(node: Node) -> Service:
             "quota-backend-bytes": str(8 * 1024**3),
         },
     )
+
+
+def peer_url(host: str) -> str:
+    """Return where the member on a host listens to its partners."""
+    return f"https://{host}:2380"
+
+
+async def members(client: Client, request: str = "list", **body: Any) -> list[dict[str, Any]]:
+    """Return the members after a request of etcd's cluster API (list, add, update, promote). Raises KubeError."""
+    answer = await client.call("POST", f"{URL}/v3/cluster/member/{request}", Trust.ETCD, body)
+    found: list[dict[str, Any]] = answer["members"]
+    return found

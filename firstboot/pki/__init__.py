@@ -5,6 +5,7 @@ ca          authorities          tokens     the key pair of service account toke
 leaf        certificates         kubeconfig files that clients of the API read
 catalogue   what a node needs    verdict    what a check found, and the ledger that makes checks cheap
 keys        PEM and `cryptography`
+handover    authorities from one control plane to another
 requests    certificates that another machine signs
 """
 

@@ -14,7 +14,7 @@ CAN_CREATE_PODS = ObjectExists(
 )
 
 
-def loop_arguments(name: str) -> dict[str, str]:
+def loop_arguments(node: Node, name: str) -> dict[str, str]:
     """Return what both have in common: how they reach the API, and who may ask them for their metrics."""
     kubeconfig = f"{KUBERNETES}/{name}.kubeconfig"
     return {
@@ -26,7 +26,7 @@ def loop_arguments(name: str) -> dict[str, str]:
         "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
         "profiling": "false",
         # With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
-        "leader-elect": "false",
+        "leader-elect": "true" if node.control_planes else "false",
     }
 
 
@@ -38,7 +38,7 @@ def controller_manager(node: Node) -> Service:
         probe=All((HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK), CAN_CREATE_PODS)),
         needs=("apiserver",),
         arguments={
-            **loop_arguments("controller-manager"),
+            **loop_arguments(node, "controller-manager"),
             "cluster-name": cluster.name,
             "allocate-node-cidrs": "true",
             "cluster-cidr": cluster.pod_cidr,
@@ -64,5 +64,5 @@ def scheduler(node: Node) -> Service:
         unit="kube-scheduler",
         probe=HttpProbe("https://127.0.0.1:10259/healthz", Trust.LOOPBACK),
         needs=("apiserver",),
-        arguments=loop_arguments("scheduler"),
+        arguments=loop_arguments(node, "scheduler"),
     )

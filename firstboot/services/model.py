@@ -24,7 +24,8 @@ class Node:
     name:           name of the Kubernetes node
     ip:             the address other machines reach it by
     nameservers:    those of the machine's network, for names outside the cluster
-    control_planes: addresses of the cluster's API servers, for a node that has none itself
+    control_planes: addresses of all control planes; empty while the node is alone
+    peers:          members of the datastore that a control plane joined, see Membership
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Node:
     ip: str
     nameservers: tuple[str, ...] = ()
     control_planes: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from firstboot.cluster.tokens import Token
 from firstboot.config import Config, Role
 from firstboot.failure import BasaltError, DocumentError
 from firstboot.kube import Client, KubeError
+from firstboot.pki import handover
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.services.model import Node
@@ -71,12 +72,27 @@ class Objects(Client):
 
 
 @dataclass
+class Partners:
+    """A datastore as the gate sees it: what it waits for, and whom it has taken in."""
+
+    waits: str | None = None
+    members: list[str] = field(default_factory=lambda: ["192.0.2.1:9000"])
+
+    async def ready_for(self, machine: records.Machine) -> str | None:
+        return self.waits
+
+    async def admit(self, machine: records.Machine) -> list[str]:
+        return list(self.members)
+
+
+@dataclass
 class Gate:
     """A control plane that can be joined, and what a test changes about it."""
 
     run: Callable[[Any], Any]
     admission: Admission
     objects: Objects
+    partners: Partners
     catalogue: Catalogue
     door: TlsDoor
     folder: Path
@@ -103,19 +119,20 @@ def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
     config = Config.from_dict({"role": "control-plane", "cluster": {"bootstrap": True, "token": SHARED}})
     node = Node(config, "cp-1", "192.0.2.1")
     with loop_in_thread() as run:
-        objects = Objects()
+        objects, partners = Objects(), Partners()
         made = Admission(
             objects,
             node=lambda: node,
             addresses=lambda: ("192.0.2.1", "198.51.100.1"),
-            authority=lambda: authority.authority("ca"),
+            certificates=lambda: authority,
+            datastore=partners,
             kubernetes=lambda: VERSION,
         )
         door = TlsDoor(lambda: nodes.application(made))
         own = authority.certificate("basalt-api")
         pem = authority.authority("ca").certificate.read_text()
         run(door.listen(Tls(own.certificate, own.key, (pem,), required=False), "127.0.0.1:0"))
-        yield Gate(run, made, objects, authority, door, tmp_path)
+        yield Gate(run, made, objects, partners, authority, door, tmp_path)
         run(door.close())
 
 
@@ -131,7 +148,10 @@ def described(gate: Gate, node: Node, folder: str = "") -> Catalogue:
 
 
 def join(gate: Gate, node: Node, folder: str = "", kubernetes: str = VERSION) -> Membership:
-    return joining.join(node, described(gate, node, folder), kubernetes)
+    def describe(config: Config) -> Catalogue:
+        return catalogue(config, node.name, [node.ip], gate.folder / (folder or node.name)).unowned()
+
+    return joining.join(node, describe, kubernetes)
 
 
 def refused(gate: Gate, node: Node, folder: str = "", kubernetes: str = VERSION) -> tuple[str, str]:
@@ -155,6 +175,27 @@ def test_a_worker_joins_with_the_shared_token_and_has_all_its_certificates(gate:
     assert gate.admission.refusals == ()
     kubelet = described(gate, node).certificate("kubelet-client")
     assert kubelet.common_name == "system:node:w-1"
+
+
+def test_a_control_plane_is_given_the_authorities_once_the_datastore_is_ready(gate: Gate) -> None:
+    node = replace(worker(gate), config=replace(worker(gate).config, role=Role.CONTROL_PLANE))
+    gate.partners.waits = "being opened"
+    assert refused(gate, node) == ("join-waits", "basalt.role")
+    assert gate.admission.refusals == (), "waiting is no refusal"
+    assert not list(gate.folder.rglob("ca.key"))
+    gate.partners.waits = None
+    membership = join(gate, node)
+    assert (membership.control_planes, membership.peers) == (("192.0.2.1", "192.0.2.50"), ("192.0.2.1:9000",))
+    mine = described(gate, node)
+    assert handover.give(mine) == handover.give(gate.catalogue)
+    assert mine.authority("ca").key.stat().st_mode & 0o777 == 0o640
+    pki.apply(mine, Ledger())
+    assert pki.check(mine, Ledger()) == ()
+
+
+def test_a_worker_is_given_no_authority(gate: Gate) -> None:
+    join(gate, worker(gate))
+    assert not [path for path in gate.folder.rglob("*.key") if path.stem in ("ca", "sa", "front-proxy-ca")]
 
 
 def test_several_machines_join_with_a_shared_token_and_one_with_a_one_time_token(gate: Gate) -> None:

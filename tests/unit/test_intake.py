@@ -213,11 +213,23 @@ def test_a_member_is_told_where_its_document_contradicts_the_cluster(world: Worl
     assert intake.look().failures == ()
 
 
-def test_a_control_plane_is_told_that_it_cannot_join_yet(world: World) -> None:
+def test_a_control_plane_joins_too_and_remembers_the_members_it_joined(world: World) -> None:
     world.document(WORKER.replace("worker", "control-plane"))
-    taken = world.intake().look()
-    assert (taken.node, taken.joiner) == (None, None)
-    assert [failure.code for failure in taken.failures] == ["cannot-join"]
+    intake = world.intake()
+    assert intake.look().joiner is not None
+    Membership(SETTINGS, ("192.0.2.1", "192.0.2.10"), ("192.0.2.1:9000",)).save(intake.membership)
+    taken = intake.look()
+    assert taken.node is not None and taken.node.peers == ("192.0.2.1:9000",)
+
+
+def test_a_control_plane_that_is_not_alone_any_more_follows_its_own_document(world: World) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    alone = intake.look().node
+    assert alone is not None and alone.control_planes == ()
+    Membership(SETTINGS, ("192.0.2.10",)).save(intake.membership)
+    taken = intake.look()
+    assert taken.node == replace(alone, control_planes=("192.0.2.10",))
 
 
 @pytest.mark.parametrize(

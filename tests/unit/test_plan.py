@@ -83,6 +83,38 @@ def test_a_worker_runs_what_pods_need_and_a_balancer() -> None:
     assert not [step for step in steps(**WORKER) if step.name.startswith("objects:")]
 
 
+def partner(datastore: str, *peers: str) -> dict[str, Service]:
+    known = replace(
+        node(datastore={"type": datastore}), control_planes=("192.0.2.1", "192.0.2.10"), peers=peers
+    )
+    return {service.unit: service for service in wanted(known).all_services}
+
+
+def test_a_datastore_with_partners_listens_to_them_with_certificates() -> None:
+    alone = service("k8s-dqlite").arguments
+    assert (alone["address"], "tls-ca" in alone) == ("127.0.0.1:9000", False)
+    founder = partner("dqlite")["k8s-dqlite"].arguments
+    assert (founder["address"], "tls-ca" in founder, "cluster" in founder) == ("192.0.2.10:9000", True, False)
+    assert partner("dqlite", "192.0.2.1:9000")["k8s-dqlite"].arguments["cluster"] == "192.0.2.1:9000"
+    assert (
+        service("etcd", datastore={"type": "etcd"}).arguments["listen-peer-urls"] == "https://127.0.0.1:2380"
+    )
+    founder = partner("etcd")["etcd"].arguments
+    assert (founder["listen-peer-urls"], founder["initial-cluster-state"]) == (
+        "https://192.0.2.10:2380",
+        "new",
+    )
+    joined = partner("etcd", "cp0=https://192.0.2.1:2380", "cp1=https://192.0.2.10:2380")["etcd"].arguments
+    assert joined["initial-cluster"] == "cp0=https://192.0.2.1:2380,cp1=https://192.0.2.10:2380"
+    assert joined["initial-cluster-state"] == "existing"
+
+
+def test_only_control_planes_that_are_several_elect() -> None:
+    for unit in ("kube-controller-manager", "kube-scheduler"):
+        assert service(unit).arguments["leader-elect"] == "false"
+        assert partner("dqlite")[unit].arguments["leader-elect"] == "true"
+
+
 @pytest.mark.parametrize(
     ("document", "runs", "rests"),
     [

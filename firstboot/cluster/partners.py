@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a control plane that is alone to one of several: its datastore opens itself to the network first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from firstboot.cluster import records, settings
+from firstboot.cluster.membership import Membership
+from firstboot.cluster.records import Machine
+from firstboot.config import DatastoreType, Role
+from firstboot.datastores import dqlite, etcd
+from firstboot.kube import Client
+from firstboot.services.model import Node
+
+OPENING = "the cluster's datastore is being opened to another control plane"
+
+
+@dataclass(frozen=True)
+class Partners:
+    """What both datastores have in common.
+
+    membership: the node's record
+    node:       what the agent follows now
+    works:      whether the datastore runs as the node wants it
+    """
+
+    client: Client
+    membership: Path
+    node: Callable[[], Node]
+    works: Callable[[], bool]
+
+    async def ready_for(self, machine: Machine) -> str | None:
+        """Record that the node is not alone; the agent then lets the datastore listen on the node's address."""
+        await asyncio.to_thread(self._record)
+        return None if self.node().control_planes and self.works() else OPENING
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Make the machine a member that may start; return the members as it has to be told them."""
+        raise NotImplementedError
+
+    def _record(self) -> None:
+        node = self.node()
+        if Membership.load(self.membership) is None:
+            Membership(settings.of(node.config), (node.ip,)).save(self.membership)
+
+
+class DqlitePartners(Partners):
+    """dqlite's members find each other by address; the new one adds itself with its certificate."""
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Return the addresses of all members that there are."""
+        known = [each.ip for each in await records.machines(self.client) if each.role == Role.CONTROL_PLANE]
+        own = self.node().ip
+        return [dqlite.peer(ip) for ip in dict.fromkeys([own, *known]) if ip != machine.ip]
+
+
+class EtcdPartners(Partners):
+    """etcd has to be told of a member before that starts; it only listens until it has caught up (a learner)."""
+
+    async def ready_for(self, machine: Machine) -> str | None:
+        """Besides listening, the own member says where it is, and no other machine is on its way in."""
+        if reason := await super().ready_for(machine):
+            return reason
+        own, wanted = self.node(), etcd.peer_url(self.node().ip)
+        for member in await etcd.members(self.client):
+            if member.get("name") == own.name and member["peerURLs"] != [wanted]:
+                await etcd.members(self.client, "update", ID=member["ID"], peerURLs=[wanted])
+            if member.get("isLearner") and member["peerURLs"] != [etcd.peer_url(machine.ip)]:
+                return "another control plane is joining the datastore"
+        return None
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Announce the machine; return name=URL of each member."""
+        url = etcd.peer_url(machine.ip)
+        members = await etcd.members(self.client)
+        if all(url not in member["peerURLs"] for member in members):
+            members = await etcd.members(self.client, "add", peerURLs=[url], isLearner=True)
+        # One that was announced and has not started yet has no name: only this machine can be that.
+        return [f"{each.get('name') or machine.name}={url}" for each in members for url in each["peerURLs"]]
+
+
+def partners(datastore: DatastoreType) -> type[Partners]:
+    """Return how a datastore takes in another control plane."""
+    match datastore:
+        case DatastoreType.DQLITE:
+            return DqlitePartners
+        case DatastoreType.ETCD:
+            return EtcdPartners

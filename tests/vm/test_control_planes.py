@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three control planes, switched on together, become one cluster that does without any one of them."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstboot.report.status import Phase
+from image.vm.arguments import Accelerator
+
+from . import states
+from .cluster import NETWORK, Cluster, member
+from .documents import control_plane
+from .machine import READY_SECONDS, Machine
+
+TOKEN = "for-this-test-only-0123456789abcdef"
+NAMES = ("cp-1", "cp-2", "cp-3")
+VOTERS_SECONDS = 180.0
+WITHOUT_ONE_SECONDS = 180.0
+ETCDCTL = (
+    "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
+    "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
+)
+
+
+@pytest.mark.parametrize("datastore", states.DATASTORES)
+def test_three_control_planes_do_without_any_one(
+    image: Path, accelerator: Accelerator, datastore: str
+) -> None:
+    first, *others = NAMES
+    setups = [
+        member(first, 1, control_plane(datastore, cluster={"bootstrap": True, "token": TOKEN})),
+        *(member(name, number, joiner()) for number, name in enumerate(others, 2)),
+    ]
+    with Cluster(setups, image, accelerator=accelerator) as cluster:
+        for machine in cluster:
+            machine.wait_for_phase(timeout=2 * READY_SECONDS)
+        for machine in cluster:
+            machine.wait_until("all vote", partial(has_voters, machine, datastore, 3), VOTERS_SECONDS)
+            assert machine.failed_units() == []
+        found = {node["metadata"]["name"] for node in cluster[first].get("nodes")["items"]}
+        assert found == set(NAMES)
+        for machine in cluster:
+            note(machine, f"from-{machine.setup.name}")
+        lost = leader(cluster, datastore)
+        left = [machine for machine in cluster if machine is not lost]
+        lost.power_cut()
+        for machine in left:
+            machine.wait_until(
+                "writes go on", partial(notes, machine, f"after-{machine.setup.name}"), WITHOUT_ONE_SECONDS
+            )
+            kept = [f"from-{name}" for name in NAMES]
+            assert set(kept) <= set(configmaps(machine))
+        lost.start()
+        lost.wait_for_boot()
+        lost.wait_for_phase()
+        assert {f"after-{machine.setup.name}" for machine in left} <= set(configmaps(lost))
+        for machine in cluster:
+            machine.wait_for_phase(Phase.READY)
+
+
+def joiner() -> dict[str, Any]:
+    """Return the document of a further control plane; networks and datastore are the cluster's."""
+    cluster = {"token": TOKEN, "endpoints": [f"{NETWORK}.1"]}
+    return {"version": 1, "role": "control-plane", "cluster": cluster}
+
+
+def note(machine: Machine, name: str) -> None:
+    """Write an object by the API server of this machine."""
+    machine.kubectl("create", "configmap", name)
+
+
+def notes(machine: Machine, name: str) -> bool:
+    """Whether an object can be written by the API server of this machine."""
+    return machine.kubectl("create", "configmap", name, check=False).ok
+
+
+def configmaps(machine: Machine) -> list[str]:
+    """Return the names of all objects that were written."""
+    return [item["metadata"]["name"] for item in machine.get("configmaps")["items"]]
+
+
+def has_voters(machine: Machine, datastore: str, count: int) -> bool:
+    """Whether the datastore of this machine knows that many voting members."""
+    return len(voters(machine, datastore)) == count
+
+
+def voters(machine: Machine, datastore: str) -> list[str]:
+    """Return the addresses of voting members; nothing while the datastore does not answer."""
+    if datastore == "dqlite":
+        answer = machine.run("k8s-dqlite status", check=False)
+        members = json.loads(answer.stdout)["members"] if answer.ok else []
+        return [each["address"] for each in members if each["role"] == "voter"]
+    answer = machine.run(f"{ETCDCTL} member list -w json", check=False)
+    members = json.loads(answer.stdout)["members"] if answer.ok else []
+    return [each["peerURLs"][0] for each in members if not each.get("isLearner")]
+
+
+def leader(cluster: Cluster, datastore: str) -> Machine:
+    """Return the machine whose member leads."""
+    some = cluster[NAMES[0]]
+    if datastore == "dqlite":
+        address = json.loads(some.run("k8s-dqlite status").stdout)["leader"].rpartition(":")[0]
+        return next(machine for machine in cluster if address == address_of(machine))
+    for machine in cluster:
+        [status] = json.loads(machine.run(f"{ETCDCTL} endpoint status -w json").stdout)
+        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
+            return machine
+    raise AssertionError("nobody leads")
+
+
+def address_of(machine: Machine) -> str:
+    """Return a machine's address among the machines."""
+    return f"{NETWORK}.{machine.setup.name.rpartition('-')[2]}"
