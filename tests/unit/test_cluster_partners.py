@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a datastore opens itself; etcd's cluster API is played by a list that changes as etcd's does."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from firstboot.cluster.membership import Membership
+from firstboot.cluster.partners import OPENING, DqlitePartners, EtcdPartners
+from firstboot.cluster.records import Machine
+from firstboot.config import Config
+from firstboot.kube import Client, KubeError
+from firstboot.services.model import Node
+from firstboot.steps.controlplanes import ControlPlanes
+from firstboot.steps.learners import Learners
+from firstboot.steps.model import Machine as Looked
+
+NEW = Machine("cp-2", "control-plane", "192.0.2.2", "f" * 64)
+FOUNDER = {"ID": "1", "name": "cp-1", "peerURLs": ["https://127.0.0.1:2380"]}
+
+
+@dataclass
+class Etcd:
+    """What etcd answers to requests of its cluster API."""
+
+    members: list[dict[str, Any]] = field(default_factory=lambda: [dict(FOUNDER)])
+    in_sync: bool = True
+
+    async def call(self, method: str, url: str, trust: object, body: dict[str, Any]) -> Any:
+        request = url.rpartition("/")[2]
+        chosen = [each for each in self.members if each["ID"] == body.get("ID")]
+        if request == "update":
+            chosen[0]["peerURLs"] = body["peerURLs"]
+        elif request == "add":
+            self.members.append({"ID": "2", "peerURLs": body["peerURLs"], "isLearner": True})
+        elif request == "promote" and not self.in_sync:
+            raise KubeError(
+                method, url, 412, "can only promote a learner member which is in sync with leader"
+            )
+        elif request == "promote":
+            del chosen[0]["isLearner"]
+        return {"members": [dict(each) for each in self.members]}
+
+
+def node(datastore: str) -> Node:
+    return Node(
+        Config.from_dict({"role": "control-plane", "datastore": {"type": datastore}}), "cp-1", "192.0.2.1"
+    )
+
+
+def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore(tmp_path: Path) -> None:
+    path, followed, works = tmp_path / "membership.json", node("dqlite"), False
+    partners = DqlitePartners(cast("Client", None), path, lambda: followed, lambda: works)
+    assert asyncio.run(partners.ready_for(NEW)) == OPENING
+    recorded = Membership.load(path)
+    assert recorded is not None and recorded.control_planes == ("192.0.2.1",)
+    works = True
+    assert asyncio.run(partners.ready_for(NEW)) == OPENING, "the agent follows the record only later"
+    followed = replace(followed, control_planes=recorded.control_planes)
+    assert asyncio.run(partners.ready_for(NEW)) is None
+
+
+def test_etcd_is_told_where_its_own_member_is_and_then_of_the_new_one_once(tmp_path: Path) -> None:
+    etcd = Etcd()
+    followed = replace(node("etcd"), control_planes=("192.0.2.1",))
+    partners = EtcdPartners(cast("Client", etcd), tmp_path / "m.json", lambda: followed, lambda: True)
+    assert asyncio.run(partners.ready_for(NEW)) is None
+    assert etcd.members[0]["peerURLs"] == ["https://192.0.2.1:2380"]
+    expected = ["cp-1=https://192.0.2.1:2380", "cp-2=https://192.0.2.2:2380"]
+    for _ in range(2):
+        assert asyncio.run(partners.admit(NEW)) == expected
+    assert len(etcd.members) == 2
+    assert asyncio.run(partners.ready_for(NEW)) is None, "it asks again when the answer was lost"
+    third = replace(NEW, name="cp-3", ip="192.0.2.3")
+    assert "another control plane is joining" in (asyncio.run(partners.ready_for(third)) or "")
+
+
+@pytest.mark.parametrize(("name", "in_sync", "left"), [("cp-2", True, 0), ("cp-2", False, 1), ("", True, 1)])
+def test_a_learner_gets_its_vote_when_it_runs_and_has_caught_up(name: str, in_sync: bool, left: int) -> None:
+    etcd = Etcd([FOUNDER, {"ID": "2", "name": name, "peerURLs": [], "isLearner": True}], in_sync)
+    machine = cast("Looked", type("", (), {"client": etcd})())
+    step = Learners()
+    if asyncio.run(step.check(machine)):
+        asyncio.run(step.apply(machine))
+    assert len([each for each in etcd.members if each.get("isLearner")]) == left
+
+
+def test_the_record_follows_the_control_planes_but_never_loses_them_all(tmp_path: Path) -> None:
+    path = tmp_path / "membership.json"
+    Membership({"cluster": {}, "datastore": {}, "features": {}}, ("192.0.2.1",)).save(path)
+    found: tuple[str, ...] = ("192.0.2.1", "192.0.2.2")
+
+    async def source(client: Client) -> tuple[str, ...]:
+        return found
+
+    machine = cast("Looked", type("", (), {"client": None})())
+    step = ControlPlanes(("192.0.2.1",), path, source)
+    assert asyncio.run(step.check(machine)) is not None
+    asyncio.run(step.apply(machine))
+    recorded = Membership.load(path)
+    assert recorded is not None and recorded.control_planes == found
+    found = ()
+    assert asyncio.run(step.check(machine)) is None
