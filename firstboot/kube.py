@@ -135,6 +135,10 @@ class Client:
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 return response.status, await response.text()
+        except aiohttp.ClientConnectorError as error:
+            # The error's own text shows objects of this program.
+            reason = error.os_error.strerror or "the connection ends in the TLS handshake"
+            return 0, f"{error.host}:{error.port} cannot be reached: {reason}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return 0, str(error) or "no answer in time"
 

@@ -66,6 +66,19 @@ class FileProbe:
 
 
 @dataclass(frozen=True)
+class Because:
+    """Works when another probe does; says what it means for people when that does not."""
+
+    meaning: str
+    probe: Probe
+
+    async def __call__(self, client: Client) -> str | None:
+        """Ask the other probe."""
+        reason = await self.probe(client)
+        return f"{self.meaning}: {reason}" if reason else None
+
+
+@dataclass(frozen=True)
 class All:
     """Works when each of several probes does; the first reason is the answer."""
 

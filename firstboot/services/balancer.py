@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from firstboot.files import File
 from firstboot.kube import Trust
 from firstboot.paths import KUBERNETES, PKI
-from firstboot.probes import HttpProbe
+from firstboot.probes import Because, HttpProbe
 from firstboot.services.apiserver import READYZ
 from firstboot.services.model import Node, Service
 
@@ -20,7 +20,7 @@ def service(node: Node) -> Service:
     """Return the balancer in front of the API servers that the node knows."""
     return Service(
         unit="api-balancer",
-        probe=HttpProbe(READYZ, Trust.CLUSTER),
+        probe=Because("no control plane answers", HttpProbe(READYZ, Trust.CLUSTER)),
         files=(File(CONFIG, configuration(node.control_planes).encode(), 0o640, OWNER),),
     )
 
