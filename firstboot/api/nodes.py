@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Awaitable
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,9 @@ from firstboot.api.access import info
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.cluster.admission import Admission
 from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, Hello, Message, Renewal, Request
+from firstboot.codes import Code
+from firstboot.failure import DocumentError, Failure
+from firstboot.kube import KubeError
 from firstboot.pki.catalogue import NODES
 from firstboot.report.web import add_headers
 
@@ -43,18 +47,18 @@ class Nodes:
     async def hello(self, request: web.Request) -> web.Response:
         """Prove to be the cluster of a token."""
         hello = Hello.from_dict(await _body(request))
-        return _answer(await self._admission.introduce(hello, _peer(request)))
+        return await _answered(self._admission.introduce(hello, _peer(request)))
 
     async def join(self, request: web.Request) -> web.Response:
         """Let a machine in."""
         asked = Request.from_dict(await _body(request))
-        return _answer(await self._admission.admit(asked, _peer(request)))
+        return await _answered(self._admission.admit(asked, _peer(request)))
 
     async def certificates(self, request: web.Request) -> web.Response:
         """Sign anew for a node whose agent shows its certificate."""
         name = _node_name(request)
         renewal = Renewal.from_dict(await _body(request))
-        return _answer(await self._admission.renew(name, renewal))
+        return await _answered(self._admission.renew(name, renewal))
 
 
 async def _body(request: web.Request) -> Any:
@@ -64,7 +68,18 @@ async def _body(request: web.Request) -> Any:
         raise ApiError(ApiCode.BAD_REQUEST, "the body is no JSON", "Send a JSON object.") from None
 
 
-def _answer(message: Message) -> web.Response:
+async def _answered(work: Awaitable[Message]) -> web.Response:
+    """Return the answer; that the API server is not up yet is nothing that anybody has to do something about."""
+    try:
+        message = await work
+    except KubeError as error:
+        if error.status:
+            raise
+        found, remedy = (
+            f"the control plane is not up yet: {error}",
+            "Nothing: it goes on by itself in some seconds.",
+        )
+        raise DocumentError([Failure(Code.JOIN_WAITS, "basalt.cluster", found, remedy)]) from None
     return web.Response(text=json.dumps(message.to_dict()) + "\n", content_type="application/json")
 
 

@@ -198,6 +198,17 @@ def test_a_worker_is_given_no_authority(gate: Gate) -> None:
     assert not [path for path in gate.folder.rglob("*.key") if path.stem in ("ca", "sa", "front-proxy-ca")]
 
 
+def test_a_control_plane_that_is_not_up_yet_is_waited_for(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(path: str) -> None:
+        raise KubeError("GET", path, 0, "127.0.0.1:6443 cannot be reached")
+
+    monkeypatch.setattr(gate.objects, "get", nobody)
+    assert refused(gate, worker(gate)) == ("join-waits", "basalt.cluster")
+    assert gate.admission.refusals == ()
+
+
 def test_several_machines_join_with_a_shared_token_and_one_with_a_one_time_token(gate: Gate) -> None:
     join(gate, worker(gate, name="w-1", ip="192.0.2.51"))
     join(gate, worker(gate, name="w-2", ip="192.0.2.52"))
