@@ -162,6 +162,8 @@ class Intake:
         if membership is None:
             return Node(config, name, address, _nameservers()), ()
         known, peers = membership.control_planes, membership.peers
+        if config.role.has_control_plane and address not in known:
+            return None, (_moved(address, known),)
         return Node(config, name, address, _nameservers(), known, peers), ()
 
     def _joined(self, accepted: Accepted, membership: Membership) -> Config:
@@ -206,6 +208,16 @@ def node_name(facts: Facts) -> str:
     """Return the host name if it says something, else one that is the machine's own."""
     plain = re.sub(r"[^a-z0-9-]+", "-", facts.hostname.lower().partition(".")[0]).strip("-")
     return f"basalt-{facts.machine_id[:8]}" if plain in GENERIC_HOSTNAMES else plain[:63].strip("-")
+
+
+def _moved(address: str, known: tuple[str, ...]) -> Failure:
+    """Return why a control plane that others know cannot have this address."""
+    return Failure(
+        Code.FIXED_SETTING,
+        "basalt.node.ip",
+        f"is {address}, and the control planes that this cluster knows are {', '.join(known)}",
+        "Give the machine its old address back; members of a datastore are known by their addresses.",
+    )
 
 
 def _addresses(facts: Facts, node: Node | None) -> tuple[str, ...]:

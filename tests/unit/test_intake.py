@@ -230,6 +230,11 @@ def test_a_control_plane_that_is_not_alone_any_more_follows_its_own_document(wor
     Membership(SETTINGS, ("192.0.2.10",)).save(intake.membership)
     taken = intake.look()
     assert taken.node == replace(alone, control_planes=("192.0.2.10",))
+    world.facts = replace(FACTS, addresses={"eth0": ("192.0.2.11/24",)}, default_address="192.0.2.11")
+    world.now = FACTS_AGE + 1
+    moved = intake.look()
+    assert [(f.code, f.path) for f in moved.failures] == [("fixed-setting", "basalt.node.ip")]
+    assert moved.node == taken.node, "what runs goes on"
 
 
 @pytest.mark.parametrize(
