@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 1
 # What `make soak` repeats.
 SOAK = $(addprefix tests/, torture/test_single.py torture/test_cluster.py vm/test_first_boot.py vm/test_life.py \
-	vm/test_torture.py)
+	vm/test_torture.py vm/test_workers.py vm/test_control_planes.py)
 REPEAT ?= 10
 TORTURE_SECONDS ?= 120
 SEED ?= $(shell date +%s)
@@ -39,7 +39,7 @@ stop: ## Shut the machine of `make run` down; its disk stays (root)
 	@$(PYTHON) -m image.run stop
 
 test: image ## Units and linters, datastores under torture, virtual machines (root); PYTEST_ARGS='-k NAME' for some
-	@venv=$(VENV) && $(RUN) tests $(PYTEST_ARGS)
+	@venv=$(VENV) && $(RUN) tests -m 'not soak' $(PYTEST_ARGS)
 
 bench: image ## Boot, memory, size and build beside a cluster started by hand (root); PAIRS=2, BUILD=warm|cold|none
 	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD)

@@ -28,6 +28,8 @@ ETCDCTL = (
 )
 
 
+# Three machines at once take a small host longer than make test may; not seen through on machines yet.
+@pytest.mark.soak
 @pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_three_control_planes_do_without_any_one(
     image: Path, accelerator: Accelerator, datastore: str

@@ -81,7 +81,7 @@ MOMENTS = {
 """When to cut the power during the first boot: what is so for the first time, as a shell condition."""
 
 
-@pytest.mark.parametrize("datastore", states.DATASTORES)
+@pytest.mark.parametrize("datastore", ("dqlite", pytest.param("etcd", marks=pytest.mark.soak)))
 def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
     machine = boot(Setup(document=control_plane(datastore)))
     for moment, condition in MOMENTS.items():
