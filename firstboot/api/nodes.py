@@ -14,14 +14,14 @@ from firstboot.api import errors
 from firstboot.api.access import info
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.cluster.admission import Admission
-from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, Hello, Message, Renewal, Request
+from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, PORT, Hello, Message, Renewal, Request
 from firstboot.codes import Code
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import KubeError
 from firstboot.pki.catalogue import NODES
 from firstboot.report.web import add_headers
 
-DEFAULT_LISTEN = "0.0.0.0:6401"
+DEFAULT_LISTEN = f"0.0.0.0:{PORT}"
 BODY = 256 * 1024
 """Most bytes of a request: a dozen signing requests take ten thousand."""
 AGENT_NAME = re.compile(r"basalt:node:(.+)")

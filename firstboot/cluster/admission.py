@@ -118,9 +118,7 @@ class Admission:
             return await self.admit(request, peer)
         if not await records.claim(self.client, machine):
             raise self._refuse(who, _name_taken(machine.name))
-        pem, _ = await asyncio.to_thread(self._certificate)
         welcome = Welcome(
-            authority=pem,
             certificates={} if partner else await asyncio.to_thread(self._sign, machine, request.requests),
             settings=settings.of(self.node().config),
             control_planes=await self._control_planes(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import secrets
 import ssl
 import time
@@ -24,6 +23,7 @@ from firstboot.cluster.messages import (
     CERTIFICATES,
     HELLO,
     JOIN,
+    PORT,
     Hello,
     Introduction,
     Message,
@@ -43,9 +43,6 @@ from firstboot.pki.leaf import CertificateSpec
 from firstboot.services.model import Node
 from firstboot.values import split_port
 
-log = logging.getLogger(__name__)
-
-PORT = 6401
 SECONDS = 20.0
 """How long a control plane may take to answer a connection; one that is starting is slow."""
 CLOCK_TOLERANCE = 60
@@ -59,14 +56,6 @@ class Introduced:
 
     endpoint: Endpoint
     authority: str
-
-
-class NotIntroduced(BasaltError):
-    """Somebody answers who cannot be the cluster that the token is for; carries the failure."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(str(failure))
-        self.failure = failure
 
 
 Describe = Callable[[Config], Catalogue]
@@ -148,13 +137,12 @@ def _token(node: Node) -> Token:
 
 def _introduced(node: Node, token: Token) -> Introduced:
     """Return the first control plane that proves itself. Raises DocumentError when none does."""
-    reasons, failures = [], []
+    reasons: list[str] = []
+    failures: list[Failure] = []
     for host in node.config.cluster.join_endpoints:
         endpoint = Endpoint(_url(host))
         try:
             return _introduce(endpoint, token)
-        except NotIntroduced as error:
-            failures.append(error.failure)
         except DocumentError as error:
             failures += error.failures
         except BasaltError as error:
@@ -178,13 +166,13 @@ def _introduce(endpoint: Endpoint, token: Token) -> Introduced:
             f"{host} is another cluster than the one the token was made by",
             "Compare token and endpoints.",
         )
-        raise NotIntroduced(Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy))
+        raise DocumentError([Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy)])
     if not same(introduction.proof, token.proof(nonce, der, introduction.time)):
         found = f"{host} does not prove to know the token"
         remedy = "Something between the nodes may be pretending to be the cluster, or the tokens differ."
-        raise NotIntroduced(Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy))
+        raise DocumentError([Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy)])
     if failure := _clocks(host, introduction.time, asked):
-        raise NotIntroduced(failure)
+        raise DocumentError([failure])
     return Introduced(endpoint, introduction.authority)
 
 
@@ -215,22 +203,25 @@ def _url(host: str) -> str:
 
 def _unproven(endpoint: Endpoint) -> http.client.HTTPSConnection:
     """Connect to whoever answers: nothing secret is said, and the answer carries its own proof."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
+    context = _context()
     context.verify_mode = ssl.CERT_NONE
     host, port = split_url(endpoint.url or "")
     return http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # Who it is stands in the proof, later in the common name: the host's name may be that of a balancer.
+    context.check_hostname = False
+    return context
 
 
 def _pinned(endpoint: Endpoint, authority: str) -> Client:
     """Return a client that talks to control planes of the CA only."""
 
     def connect(endpoint: Endpoint) -> http.client.HTTPSConnection:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        # Who it is stands in the common name: the host's name may be that of a balancer.
-        context.check_hostname = False
+        context = _context()
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=authority)
         if endpoint.certificate:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from firstboot.failure import BasaltError
 
+PORT = 6401
 HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
 
 
@@ -100,7 +101,6 @@ class Welcome(Message):
     secrets:        for a control plane: authorities and their keys, name -> PEM
     """
 
-    authority: str
     certificates: dict[str, str]
     settings: dict[str, Any]
     control_planes: list[str]

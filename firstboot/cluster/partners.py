@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ OPENING = "the cluster's datastore is being opened to another control plane"
 
 
 @dataclass(frozen=True)
-class Partners:
+class Partners(ABC):
     """What both datastores have in common.
 
     membership: the node's record
@@ -38,9 +39,9 @@ class Partners:
         await asyncio.to_thread(self._record)
         return None if self.node().control_planes and self.works() else OPENING
 
+    @abstractmethod
     async def admit(self, machine: Machine) -> list[str]:
         """Make the machine a member that may start; return the members as it has to be told them."""
-        raise NotImplementedError
 
     def _record(self) -> None:
         node = self.node()

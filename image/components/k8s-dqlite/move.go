@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -29,7 +28,10 @@ func moveAddress(dir, address string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", list, err)
 	}
-	if len(members) != 1 || members[0].Address == address || !isLoopback(members[0].Address) {
+	if len(members) != 1 || members[0].Address == address {
+		return nil
+	}
+	if loopback, _ := checkAddress(members[0].Address); !loopback {
 		return nil
 	}
 	logrus.Infof("moving from %s to %s", members[0].Address, address)
@@ -41,11 +43,6 @@ func moveAddress(dir, address string) error {
 		return err
 	}
 	return writeYAML(list, []client.NodeInfo{moved})
-}
-
-func isLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	return err == nil && net.ParseIP(host).IsLoopback()
 }
 
 // writeYAML replaces a file; its content is on disk before it has the name, and the name before it returns.
