@@ -11,7 +11,10 @@ USER_DATA ?=
 NETWORK ?= closed
 PYTEST_ARGS ?=
 # One virtual machine at a time: it uses both cores of a small host, and time limits inside Kubernetes are met.
-WORKERS ?= 1
+MACHINES ?= 1
+# Machines of `make run`; more than one make a cluster.
+CONTROL_PLANES ?= 1
+WORKERS ?= 0
 # What `make soak` repeats.
 SOAK = $(addprefix tests/, torture/test_single.py torture/test_cluster.py vm/test_first_boot.py vm/test_life.py \
 	vm/test_torture.py vm/test_workers.py vm/test_control_planes.py)
@@ -20,7 +23,7 @@ TORTURE_SECONDS ?= 120
 SEED ?= $(shell date +%s)
 PAIRS ?= 2
 BUILD ?= warm
-RUN = exec $$venv/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup -v --durations=15
+RUN = exec $$venv/bin/pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
 
@@ -32,10 +35,11 @@ help: ## Show this
 image: ## Build the disk image, build/basalt.raw (root)
 	@$(PYTHON) -m image.build
 
-run: image ## Boot it in QEMU and wait until the node is Ready; USER_DATA=FILE, NETWORK=open (root)
-	@$(PYTHON) -m image.run start $(if $(filter open,$(NETWORK)),--open) $(USER_DATA)
+run: image ## Boot it in QEMU, wait until Ready; USER_DATA=FILE or CONTROL_PLANES=3 WORKERS=1, NETWORK=open (root)
+	@$(PYTHON) -m image.run start $(if $(filter open,$(NETWORK)),--open) --control-planes=$(CONTROL_PLANES) \
+		--workers=$(WORKERS) $(USER_DATA)
 
-stop: ## Shut the machine of `make run` down; its disk stays (root)
+stop: ## Shut the machines of `make run` down; their disks stay (root)
 	@$(PYTHON) -m image.run stop
 
 test: image ## Units and linters, datastores under torture, virtual machines (root); PYTEST_ARGS='-k NAME' for some
@@ -46,7 +50,7 @@ bench: image ## Boot, memory, size and build beside a cluster started by hand (r
 
 soak: image ## The tests of durability again and again (root); REPEAT=10, TORTURE_SECONDS=120 of writes, SEED=N
 	@venv=$(VENV) && export TORTURE_SECONDS=$(TORTURE_SECONDS) && exec $$venv/bin/python -m pytest -p tests.soak \
-		--repeat=$(REPEAT) --seed=$(SEED) --numprocesses=$(WORKERS) -v $(SOAK) $(PYTEST_ARGS)
+		--repeat=$(REPEAT) --seed=$(SEED) --numprocesses=$(MACHINES) -v $(SOAK) $(PYTEST_ARGS)
 
 check: ## Unit tests and linters: seconds, no root, no network
 	@venv=$(VENV) && exec $$venv/bin/pytest tests/unit $(PYTEST_ARGS)

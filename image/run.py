@@ -1,212 +1,236 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make run` and `make stop`: one machine in the background, from the built image to a Ready node.
+"""`make run` and `make stop`: machines in the background, from the built image to Ready nodes.
 
-    python3 -m image.run start [--open] [USER_DATA]   boot, or go on with the last machine, and wait until Ready
-    python3 -m image.run stop                         press its power button
+    python3 -m image.run start [OPTIONS] [USER_DATA]   boot, or go on with the last machines, and wait until Ready
+    python3 -m image.run stop                          press their power buttons
 
-The machine's network ends at this host; --open lets it out, for pods whose images come from a registry.
+    --open                let the machines out, for pods whose images come from a registry
+    --control-planes=N    a cluster of machines on a network of their own, by documents written here;
+    --workers=N           one machine and USER_DATA unless there is more than one
 
-build/run holds what belongs to the machine. The disk stays there when it is off, so that the next start goes
-on with the same node; a new image begins a new one and puts the old folder aside as build/run.previous.
+A machine's network ends at this host unless it is open. build/run holds what belongs to the first machine, a folder
+in it what belongs to each other one. The disks stay there when machines are off, so that the next start goes on with
+the same nodes; a new image or other documents begin new ones and put the old folder aside as build/run.previous.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import shutil
-import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from firstboot.failure import BasaltError
 from firstboot.report.status import Phase, Status
 from image import host
-from image.vm import accelerator, administration, disks, process, seed
-from image.vm.arguments import Accelerator, Firmware, Forward, Hardware, UserNetwork
+from image.vm import accelerator, administration, disks, fleet, process, seed
+from image.vm import switch as switching
+from image.vm.arguments import Accelerator, Firmware, Forward, Hardware, Network, SwitchNetwork, UserNetwork
+from image.vm.background import Background, write
+from image.vm.fleet import Member
 from image.vm.place import BUILD, ROOT, built_image, kernel
-from image.vm.qmp import Monitor, QmpError
 from image.vm.status import fetch
 from image.vm.userdata import with_client_ca
 
 FOLDER = BUILD / "run"
 PREVIOUS = BUILD / "run.previous"
 EXAMPLE = ROOT / "examples" / "control-plane.yaml"
-NAME = "node-1"
 DISK_SIZE = "20G"
+MEMORY = {"control-plane": 3072, "worker": 2048}
+"""MiB of the machines of a cluster."""
 STATUS, REST, KUBERNETES = 9180, 6400, 6443
 PORTS = {STATUS: "status", REST: "REST API", KUBERNETES: "Kubernetes API"}
-CLOSED, OPEN = UserNetwork(), UserNetwork(open=True)
 READY_SECONDS = 900.0
-STOP_SECONDS = 120.0
+"""For one machine; a cluster has this much for each."""
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class State:
-    """What is written down about the machine: process id, image, user-data, ports (guest to host)."""
+class Wanted:
+    """What is to run: the machines, the image's digest, and the network's way out."""
 
-    pid: int
+    members: tuple[Member, ...]
     image: str
-    user_data: str
-    accelerator: str
-    ports: dict[str, int]
+    open: bool
 
-    def port(self, guest: int) -> int:
-        """Return the host's port for one of the guest's."""
-        return self.ports[str(guest)]
+    def folder(self, member: Member) -> Path:
+        """Return where the machine's files are."""
+        return FOLDER if member is self.members[0] else FOLDER / member.name
+
+    def machine(self, member: Member) -> Background:
+        """Return the machine, running or not."""
+        return Background(self.folder(member))
 
     @property
-    def running(self) -> bool:
-        """Whether the process lives and is still the machine, not a stranger with the same number."""
-        try:
-            arguments = Path(f"/proc/{self.pid}/cmdline").read_bytes()
-        except OSError:
-            return False
-        return os.fsencode(FOLDER / "disk.qcow2") in arguments
-
-
-def load(path: Path) -> State | None:
-    """Return what was written down, or None where there is no machine."""
-    if not path.is_file():
-        return None
-    return State(**json.loads(path.read_text()))
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file in one step."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.touch(mode)
-    partial.chmod(mode)
-    partial.write_text(text)
-    partial.replace(path)
+    def several(self) -> bool:
+        """Whether there is a network among them."""
+        return len(self.members) > 1
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line described above."""
-    match list(arguments):
-        case ["start"]:
-            return start(EXAMPLE, CLOSED)
-        case ["start", "--open"]:
-            return start(EXAMPLE, OPEN)
-        case ["start", "--open", path]:
-            return start(Path(path), OPEN)
-        case ["start", path]:
-            return start(Path(path), CLOSED)
-        case ["stop"]:
-            return stop()
-        case _:
-            print(__doc__, file=sys.stderr)
-            return 2
+    parser = argparse.ArgumentParser(prog="image.run", usage=__doc__)
+    parser.add_argument("command", choices=("start", "stop"))
+    parser.add_argument("user_data", nargs="?", type=Path)
+    parser.add_argument("--open", action="store_true")
+    parser.add_argument("--control-planes", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0)
+    given = parser.parse_args(arguments)
+    if given.command == "stop":
+        return stop()
+    return start(given.user_data, given.control_planes, given.workers, open=given.open)
 
 
-def start(user_data: Path, network: UserNetwork) -> int:
-    """Start the machine in a network, or find it running, and show it once it is Ready."""
+def start(user_data: Path | None, control_planes: int, workers: int, *, open: bool) -> int:
+    """Start the machines, or find them running, and show them once they are Ready."""
     host.require_root()
-    if not user_data.is_file():
-        raise BasaltError(f"{user_data}: no such file", "USER_DATA names a #cloud-config file.")
     image = built_image()
-    digest = disks.digest(image)
-    state = load(FOLDER / "machine.json")
-    if state and state.running:
-        _say_running(state, digest, user_data)
+    members = _members(user_data, control_planes, workers)
+    wanted = Wanted(members, disks.digest(image), open)
+    if any(wanted.machine(member).running for member in members):
+        _say_running(wanted)
     else:
-        _put_aside(state, digest, user_data)
-        state = _boot(image, digest, user_data, network)
-    status = _wait_ready(state)
-    _show(state, status)
+        _put_aside(wanted)
+    _boot(wanted, image)
+    statuses = _wait_ready(wanted)
+    _show(wanted, statuses[0])
     return 0
 
 
-def _say_running(state: State, digest: str, user_data: Path) -> None:
-    print(f"run: the machine is already running (process {state.pid})", flush=True)
-    if state.image != digest:
-        print("run: it runs an older image; `make stop` and `make run` start a new machine from the new one")
-    elif state.user_data != user_data.read_text():
-        print("run: it was made with other user-data; `make stop` and `make run` start a new one with this")
+def _members(user_data: Path | None, control_planes: int, workers: int) -> tuple[Member, ...]:
+    if control_planes < 1 or workers < 0:
+        raise BasaltError(
+            "a cluster has one control plane at least", "CONTROL_PLANES=1, 3 or 5, WORKERS=0 or more."
+        )
+    if control_planes + workers == 1:
+        path = user_data or EXAMPLE
+        if not path.is_file():
+            raise BasaltError(f"{path}: no such file", "USER_DATA names a #cloud-config file.")
+        return fleet.alone(path.read_text())
+    if user_data is not None:
+        raise BasaltError(
+            "a cluster's documents are written by this command",
+            "Leave out USER_DATA, or boot one machine with it.",
+        )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    authority = administration.make_credentials(FOLDER).authority.read_text()
+    return fleet.cluster(control_planes, workers, fleet.token(FOLDER), authority)
 
 
-def _put_aside(state: State | None, digest: str, user_data: Path) -> None:
-    """Keep the folder of a machine that this image and user-data would not have made, out of the way."""
-    if state is None:
-        # What a start that was interrupted left behind is no machine.
-        shutil.rmtree(FOLDER, ignore_errors=True)
+def _say_running(wanted: Wanted) -> None:
+    for member in wanted.members:
+        state = wanted.machine(member).state
+        if state is None or not wanted.machine(member).running:
+            continue
+        print(f"run: {member.name} is already running (process {state.pid})", flush=True)
+        if state.image != wanted.image:
+            print(
+                "run: it runs an older image; `make stop` and `make run` start a new machine from the new one"
+            )
+        elif state.user_data != member.user_data:
+            print(
+                "run: it was made with other user-data; `make stop` and `make run` start a new one with this"
+            )
+
+
+def _put_aside(wanted: Wanted) -> None:
+    """Keep the folder of machines that this image and these documents would not have made, out of the way."""
+    states = [wanted.machine(member).state for member in wanted.members]
+    if states[0] is None:
+        # What a start that was interrupted left behind is no machine; keys and token are used again.
+        for path in FOLDER.glob("*"):
+            if path.suffix in (".qcow2", ".raw", ".iso"):
+                path.unlink()
         return
     reasons = []
-    if state.image != digest:
+    if any(state and state.image != wanted.image for state in states):
         reasons.append("the image has changed")
-    if state.user_data != user_data.read_text():
+    pairs = zip(states, wanted.members, strict=True)
+    if any(state and state.user_data != member.user_data for state, member in pairs):
         reasons.append("the user-data has changed")
     if not reasons:
-        print("run: going on with the machine of last time", flush=True)
+        print("run: going on with what ran last time", flush=True)
         return
     shutil.rmtree(PREVIOUS, ignore_errors=True)
     FOLDER.rename(PREVIOUS)
-    print(f"run: {' and '.join(reasons)}: a new machine; the old one's files are in {_shown(PREVIOUS)}")
+    FOLDER.mkdir()
+    for name in ("client-ca.crt", "client-ca.key", "client.crt", "client.key", "token"):
+        if (PREVIOUS / name).is_file():
+            shutil.copy2(PREVIOUS / name, FOLDER / name)
+    print(f"run: {' and '.join(reasons)}: all new; the old files are in {_shown(PREVIOUS)}")
 
 
-def _boot(image: Path, digest: str, user_data: Path, network: UserNetwork) -> State:
+def _boot(wanted: Wanted, image: Path) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    credentials = administration.make_credentials(FOLDER)
-    if not (FOLDER / "disk.qcow2").is_file():
-        _make_disks(image, user_data.read_text(), credentials)
-    for name in ("monitor", "status.json", "kubeconfig"):
-        (FOLDER / name).unlink(missing_ok=True)
-    ports = choose_ports()
-    hardware = _hardware(accelerator.detect(kernel()), network, ports)
-    if hardware.accelerator is Accelerator.TCG:
-        print("run: no usable KVM here: the processor is emulated, Ready takes a minute or two", flush=True)
-    write(FOLDER / "command.txt", process.repeat_command(hardware) + "\n")
-    qemu = process.start(hardware, FOLDER / "qemu.log", tied=False)
-    state = State(
-        qemu.pid,
-        digest,
-        user_data.read_text(),
-        hardware.accelerator.value,
-        {str(guest): used for guest, used in ports.items()},
+    chosen = accelerator.detect(kernel())
+    if chosen is Accelerator.TCG:
+        print(
+            "run: no usable KVM here: the processor is emulated, Ready takes a minute or two for each",
+            flush=True,
+        )
+    sockets = (
+        switching.background(FOLDER / "switch", [m.name for m in wanted.members]) if wanted.several else {}
     )
-    write(FOLDER / "machine.json", json.dumps(asdict(state), indent=2) + "\n")
-    print(f"run: started (process {qemu.pid}), console in {_shown(FOLDER / 'console.log')}", flush=True)
-    return state
+    for member in wanted.members:
+        machine = wanted.machine(member)
+        if machine.running:
+            continue
+        machine.folder.mkdir(exist_ok=True)
+        for name in ("status.json", "kubeconfig"):
+            (machine.folder / name).unlink(missing_ok=True)
+        if not (machine.folder / "disk.qcow2").is_file():
+            _make_disks(image, member, machine.folder)
+        first = member is wanted.members[0]
+        ports = choose_ports(prefer=first)
+        outside = UserNetwork(tuple(Forward(guest, used) for guest, used in ports.items()), open=wanted.open)
+        private = (SwitchNetwork(sockets[member.name]),) if wanted.several else ()
+        hardware = _hardware(member, machine.folder, chosen, (*private, outside))
+        state = machine.start(hardware, wanted.image, member.user_data, ports)
+        print(
+            f"run: {member.name} started (process {state.pid}), console in {_shown(machine.folder / 'console.log')}"
+        )
 
 
-def _make_disks(image: Path, text: str, credentials: administration.Credentials) -> None:
-    """Make the machine's disks; its image has a name here too, because a build removes the one in build/."""
-    added = with_client_ca(text, credentials.authority.read_text())
-    if added is None:
-        print("run: the user-data names its own access.client-ca, so build/run/kubeconfig is not fetched")
-    seed.nocloud_iso(FOLDER / "seed.iso", added or text, seed.Instance.named(NAME))
-    write(FOLDER / "user-data", added or text)
-    disks.firmware_variables(FOLDER / "variables.qcow2")
-    base = disks.link_or_copy(image, FOLDER / "image.raw")
-    disks.overlay(base, FOLDER / "disk.qcow2", size=DISK_SIZE)
+def _make_disks(image: Path, member: Member, folder: Path) -> None:
+    """Make a machine's disks; its image has a name here too, because a build removes the one in build/."""
+    text = member.user_data
+    if member.network is None:
+        added = with_client_ca(text, administration.make_credentials(folder).authority.read_text())
+        if added is None:
+            print("run: the user-data names its own access.client-ca, so build/run/kubeconfig is not fetched")
+        text = added or text
+    seed.nocloud_iso(folder / "seed.iso", text, seed.Instance.named(member.name), member.network)
+    write(folder / "user-data", text, 0o600)
+    disks.firmware_variables(folder / "variables.qcow2")
+    base = disks.link_or_copy(image, folder / "image.raw")
+    disks.overlay(base, folder / "disk.qcow2", size=DISK_SIZE)
 
 
-def _hardware(chosen: Accelerator, network: UserNetwork, ports: dict[int, int]) -> Hardware:
-    forwards = tuple(Forward(guest, used) for guest, used in ports.items())
-    return Hardware(
-        name=NAME,
-        disk=FOLDER / "disk.qcow2",
-        firmware=Firmware(disks.FIRMWARE_CODE, FOLDER / "variables.qcow2"),
-        console=FOLDER / "console.log",
-        monitor=FOLDER / "monitor",
+def _hardware(member: Member, folder: Path, chosen: Accelerator, networks: tuple[Network, ...]) -> Hardware:
+    hardware = Hardware(
+        name=member.name,
+        disk=folder / "disk.qcow2",
+        firmware=Firmware(disks.FIRMWARE_CODE, folder / "variables.qcow2"),
+        console=folder / "console.log",
+        monitor=folder / "monitor",
         accelerator=chosen,
-        extra=(FOLDER / "seed.iso",),
-        networks=(replace(network, forwards=forwards),),
+        extra=(folder / "seed.iso",),
+        networks=networks,
     )
+    worker = '"role": "worker"' in member.user_data
+    return replace(hardware, memory=MEMORY["worker" if worker else "control-plane"])
 
 
-def choose_ports() -> dict[int, int]:
-    """Return a free port on 127.0.0.1 for each of the node's, the same number where it is free."""
+def choose_ports(*, prefer: bool = True) -> dict[int, int]:
+    """Return a free port on 127.0.0.1 for each of the node's; prefer: the same number where it is free."""
     chosen = {}
     for guest, name in PORTS.items():
-        chosen[guest] = _free(guest) or _free(0)
-        if chosen[guest] != guest:
+        chosen[guest] = (_free(guest) if prefer else 0) or _free(0)
+        if prefer and chosen[guest] != guest:
             print(f"run: port {guest} is taken; the {name} is on 127.0.0.1:{chosen[guest]}", flush=True)
     return chosen
 
@@ -221,57 +245,87 @@ def _free(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_ready(state: State) -> Status:
-    """Print each milestone as it is reached, until the node is Ready or can get no further by itself."""
-    end = time.monotonic() + READY_SECONDS
-    shown: set[str] = set()
-    last = ""
+def _wait_ready(wanted: Wanted) -> list[Status]:
+    """Print each milestone as it is reached, until every node is Ready or one can get no further by itself."""
+    end = time.monotonic() + READY_SECONDS * len(wanted.members)
+    watched = [
+        Watched(member.name if wanted.several else "", wanted.machine(member)) for member in wanted.members
+    ]
     while time.monotonic() < end:
-        if not state.running:
-            raise BasaltError(f"the machine ended\n{process.tail(FOLDER / 'console.log')}", _logs_hint())
-        status = fetch(state.port(STATUS))
-        if status:
-            write(FOLDER / "status.json", json.dumps(status.to_dict(), indent=2) + "\n")
-            last = _milestones(status, shown, last)
-            if status.phase.ready:
-                return status
-            if status.phase is Phase.DOCUMENT_INVALID:
-                found = "\n".join(map(str, status.failures))
-                raise BasaltError(f"the document was refused:\n{found}", _refused_hint())
+        statuses = [each.look() for each in watched]
+        ready = [status for status in statuses if status and status.phase.ready]
+        if len(ready) == len(watched):
+            return ready
         time.sleep(POLL_SECONDS)
-    raise BasaltError(f"not Ready within {READY_SECONDS:.0f} s; last: {last or 'no status'}", _logs_hint())
+    late = next(each for each in watched if not each.ready)
+    raise BasaltError(f"not Ready in time; last: {late.last or 'no status'}", late.hint)
 
 
-def _milestones(status: Status, shown: set[str], last: str) -> str:
-    for name, seconds in sorted(status.timings.items(), key=lambda item: item[1]):
-        if name not in shown:
-            shown.add(name)
-            print(f"run: {seconds:7.1f} s  {name}", flush=True)
-    now = "; ".join(status.unready)
-    if not status.phase.ready and status.phase.bad and now != last:
-        print(f"run: {now}", flush=True)
-    return now
+class Watched:
+    """A machine whose milestones are told as they come; name: put before each line, empty for the only one."""
+
+    def __init__(self, name: str, machine: Background) -> None:
+        self._name, self._machine = name, machine
+        self._shown: set[str] = set()
+        self.last = ""
+        self.ready = False
+
+    def look(self) -> Status | None:
+        """Tell what is new. Raises BasaltError when the machine can get no further by itself."""
+        state = self._machine.state
+        if state is None or not self._machine.running:
+            raise BasaltError(
+                f"the machine ended\n{process.tail(self._machine.folder / 'console.log')}", self.hint
+            )
+        status = fetch(state.port(STATUS))
+        if status is None:
+            return None
+        write(self._machine.folder / "status.json", json.dumps(status.to_dict(), indent=2) + "\n")
+        self._milestones(status)
+        if status.phase is Phase.DOCUMENT_INVALID:
+            found = "\n".join(map(str, status.failures))
+            raise BasaltError(
+                f"the document was refused:\n{found}", "Correct it, then `make stop` and `make run`."
+            )
+        self.ready = status.phase.ready
+        return status
+
+    @property
+    def hint(self) -> str:
+        """Where to read on."""
+        folder = self._machine.folder
+        return f"Read {_shown(folder / 'console.log')} and {_shown(folder / 'qemu.log')}."
+
+    def _milestones(self, status: Status) -> None:
+        where = f"{self._name}  " if self._name else ""
+        for name, seconds in sorted(status.timings.items(), key=lambda item: item[1]):
+            if name not in self._shown:
+                self._shown.add(name)
+                print(f"run: {where}{seconds:7.1f} s  {name}", flush=True)
+        now = "; ".join(status.unready)
+        if not status.phase.ready and (status.phase.bad or status.failures) and now != self.last:
+            print(f"run: {where}{now}", flush=True)
+        self.last = now
 
 
-def _logs_hint() -> str:
-    return f"Read {_shown(FOLDER / 'console.log')} and {_shown(FOLDER / 'qemu.log')}."
-
-
-def _refused_hint() -> str:
-    return "Correct the user-data, then `make stop` and `make run`."
-
-
-def _show(state: State, status: Status) -> None:
-    print(f"\n{status.node.name} is Ready: Kubernetes {status.kubernetes}, image {status.image.version}")
+def _show(wanted: Wanted, status: Status) -> None:
+    state = wanted.machine(wanted.members[0]).state
+    assert state is not None
+    who = f"{len(wanted.members)} nodes are" if wanted.several else f"{status.node.name} is"
+    print(f"\n{who} Ready: Kubernetes {status.kubernetes}, image {status.image.version}")
     if _administers():
         server = f"https://127.0.0.1:{state.port(KUBERNETES)}"
         text = administration.kubeconfig(state.port(REST), server, administration.make_credentials(FOLDER))
         write(FOLDER / "kubeconfig", text, 0o600)
         print(f"\n{administration.node_table(text, state.port(KUBERNETES))}\n")
         print(f"kubeconfig   export KUBECONFIG={FOLDER / 'kubeconfig'}")
-    print(f"status page  http://127.0.0.1:{state.port(STATUS)}/")
+    for member in wanted.members:
+        each = wanted.machine(member).state
+        if each:
+            name = f"   {member.name}" if wanted.several else ""
+            print(f"status page  http://127.0.0.1:{each.port(STATUS)}/{name}")
     print(f"console      {FOLDER / 'console.log'}")
-    print("stop it      make stop   (make run goes on with the same machine)")
+    print("stop it      make stop   (make run goes on with the same machines)")
 
 
 def _administers() -> bool:
@@ -281,30 +335,21 @@ def _administers() -> bool:
 
 
 def stop() -> int:
-    """Press the power button; take the power away if that has no effect."""
-    state = load(FOLDER / "machine.json")
-    if not state or not state.running:
+    """Press the power buttons; take the power away where that has no effect."""
+    folders = [FOLDER, *sorted(path.parent for path in FOLDER.glob("*/machine.json"))]
+    machines = [machine for folder in folders if (machine := Background(folder)).running]
+    if not machines:
         print("stop: no machine is running")
-        return 0
-    print("stop: shutting the machine down", flush=True)
-    with suppress(OSError, QmpError), Monitor(FOLDER / "monitor") as monitor:
-        monitor.execute("system_powerdown")
-    if not _wait_ended(state, STOP_SECONDS):
-        print(f"stop: still on after {STOP_SECONDS:.0f} s, ending it", flush=True)
-        with suppress(ProcessLookupError):
-            os.kill(state.pid, signal.SIGKILL)
-        _wait_ended(state, 10)
-    print("stop: off; `make run` goes on with it")
+    for machine in machines:
+        machine.press_power_button()
+    for machine in machines:
+        print(f"stop: {_shown(machine.folder)} is shutting down", flush=True)
+        if not machine.wait_off():
+            print("stop: it was still on and its power has been taken away", flush=True)
+    switching.end(FOLDER / "switch")
+    if machines:
+        print("stop: off; `make run` goes on with it")
     return 0
-
-
-def _wait_ended(state: State, timeout: float) -> bool:
-    end = time.monotonic() + timeout
-    while state.running:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def _shown(path: Path) -> str:

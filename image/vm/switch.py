@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network among machines: a small learning switch of unix sockets that can be cut in parts."""
+"""A network among machines: a small learning switch of unix sockets that can be cut in parts.
+
+python3 -m image.vm.switch FOLDER NAME...   serve a socket FOLDER/NAME.port for each machine until SIGTERM
+"""
 
 from __future__ import annotations
 
+import os
 import selectors
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from firstboot.failure import BasaltError
 
 LENGTH = struct.Struct(">I")
 """QEMU's stream sockets put a frame's length in front of it."""
@@ -172,3 +183,60 @@ class Switch:
 def connected(parts: tuple[frozenset[str], ...], one: str, other: str) -> bool:
     """Whether two machines hear each other in a network cut into these parts (none: not cut at all)."""
     return not parts or any(one in part and other in part for part in parts)
+
+
+START_SECONDS = 10.0
+
+
+def background(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Return the sockets of a switch that runs in a process of its own, started if it does not run yet."""
+    sockets = {name: folder / f"{name}.port" for name in names}
+    if running(folder) is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.port"):
+            path.unlink()
+        command = [sys.executable, "-m", "image.vm.switch", str(folder), *names]
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        (folder / "pid").write_text(str(process.pid))
+        end = time.monotonic() + START_SECONDS
+        while not all(path.is_socket() for path in sockets.values()):
+            if process.poll() is not None or time.monotonic() > end:
+                raise BasaltError(f"the network among the machines did not start; see {folder / 'log'}")
+            time.sleep(0.05)
+    return sockets
+
+
+def running(folder: Path) -> int | None:
+    """Return the process of the folder's switch, None when there is none or its number is a stranger's now."""
+    try:
+        number = int((folder / "pid").read_text())
+        arguments = Path(f"/proc/{number}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return number if os.fsencode(folder) in arguments.split(b"\0") else None
+
+
+def end(folder: Path) -> None:
+    """End the folder's switch."""
+    if number := running(folder):
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line described above."""
+    folder, *names = arguments
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with Switch(Path(folder)) as switch:
+        for name in names:
+            switch.connect(name)
+        stop.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -11,7 +11,6 @@ The second is the closed user network, for the ports on 127.0.0.1.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,14 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from image.vm.arguments import Accelerator, SwitchNetwork, mac_address
+from image.vm.arguments import Accelerator, SwitchNetwork
+from image.vm.fleet import PRIVATE, network_config
 from image.vm.seed import Document, user_data
 from image.vm.switch import Switch
 
 from .drives import NoCloud, test_data
 from .machine import CLOSED, Machine, Setup
 
-NETWORK = "192.168.77"
+NETWORK = PRIVATE
 """The first three numbers of the private network's addresses."""
 
 MakeMachine = Callable[[Setup], Machine]
@@ -86,9 +86,5 @@ class Cluster:
 def member(name: str, number: int, document: Document, *, memory: int = 3072) -> Setup:
     """Return a machine of a cluster: its address among the machines ends with the number."""
     described = {**document, "node": {**document.get("node", {}), "name": name, "ip": f"{NETWORK}.{number}"}}
-    cards = {
-        "cluster": {"match": {"macaddress": mac_address(name, 0)}, "addresses": [f"{NETWORK}.{number}/24"]},
-        "outside": {"match": {"macaddress": mac_address(name, 1)}, "dhcp4": True},
-    }
-    seed = NoCloud(user_data(described), name, json.dumps({"version": 2, "ethernets": cards}))
+    seed = NoCloud(user_data(described), name, network_config(name, f"{NETWORK}.{number}"))
     return Setup(name=name, extra=(test_data(), seed), memory=memory)

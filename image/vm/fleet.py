@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machines of `make run`: one from somebody's user-data, or a cluster from documents written here."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from image.vm import seed
+from image.vm.arguments import mac_address
+from image.vm.background import write
+
+PRIVATE = "192.168.77"
+"""The first three numbers of the addresses among the machines."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A machine: its name, its #cloud-config, and its network's settings (None: DHCP)."""
+
+    name: str
+    user_data: str
+    network: str | None = None
+
+
+def alone(user_data: str) -> tuple[Member, ...]:
+    """Return the one machine of a person's user-data."""
+    return (Member("node-1", user_data),)
+
+
+def cluster(control_planes: int, workers: int, token: str, authority: str) -> tuple[Member, ...]:
+    """Return the machines of a cluster; the first starts it. authority: CA of who administers them, PEM."""
+    return tuple(_members(control_planes, workers, token, authority))
+
+
+def _members(control_planes: int, workers: int, token: str, authority: str) -> Iterator[Member]:
+    roles = ["control-plane"] * control_planes + ["worker"] * workers
+    for number, role in enumerate(roles, start=1):
+        # The first control planes are asked by all others, whichever of them is up.
+        known = [f"{PRIVATE}.{each}" for each in range(1, min(control_planes, 3) + 1) if each != number]
+        joins: dict[str, Any] = {"bootstrap": True} if number == 1 else {"endpoints": known}
+        name = f"node-{number}"
+        document = {
+            "version": 1,
+            "role": role,
+            "node": {"name": name, "ip": f"{PRIVATE}.{number}"},
+            "cluster": {"token": token, **joins},
+            "access": {"client-ca": authority},
+        }
+        yield Member(name, seed.user_data(document), network_config(name, f"{PRIVATE}.{number}"))
+
+
+def network_config(name: str, address: str) -> str:
+    """Return the network-config (version 2) of a machine with a card among the machines and one for its ports."""
+    cluster_card, outside = ({"match": {"macaddress": mac_address(name, index)}} for index in (0, 1))
+    cards = {
+        "cluster": {**cluster_card, "addresses": [f"{address}/24"]},
+        "outside": {**outside, "dhcp4": True},
+    }
+    return json.dumps({"version": 2, "ethernets": cards})
+
+
+def token(folder: Path) -> str:
+    """Return the shared token of the cluster in a folder, made at random the first time."""
+    path = folder / "token"
+    if not path.is_file():
+        write(path, secrets.token_hex(32) + "\n", 0o600)
+    return path.read_text().strip()
