@@ -16,6 +16,8 @@ from image.vm.background import write
 
 PRIVATE = "192.168.77"
 """The first three numbers of the addresses among the machines."""
+OUTSIDE = "10.0.2.15/24"
+"""The address that QEMU's user network gives its machine."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ def _members(control_planes: int, workers: int, token: str, authority: str) -> I
         yield Member(name, seed.user_data(document), network_config(name, f"{PRIVATE}.{number}"))
 
 
-def network_config(name: str, address: str) -> str:
-    """Return the network-config (version 2) of a machine with a card among the machines and one for its ports."""
-    cluster_card, outside = ({"match": {"macaddress": mac_address(name, index)}} for index in (0, 1))
-    cards = {
-        "cluster": {**cluster_card, "addresses": [f"{address}/24"]},
-        "outside": {**outside, "dhcp4": True},
-    }
+def network_config(name: str, address: str, *, way_out: bool = True) -> str:
+    """Return the network-config (version 2) of a machine with a card among the machines and one for its ports.
+
+    way_out: whether the second card asks DHCP, which also gives a default route and a name server
+    """
+    inside, outside = ({"match": {"macaddress": mac_address(name, index)}} for index in (0, 1))
+    settings: dict[str, Any] = {"dhcp4": True} if way_out else {"addresses": [OUTSIDE], "dhcp4": False}
+    cards = {"cluster": {**inside, "addresses": [f"{address}/24"]}, "outside": {**outside, **settings}}
     return json.dumps({"version": 2, "ethernets": cards})
 
 

@@ -5,6 +5,8 @@ boot            a function: switch on a new machine; it is gone when the test en
 ready_machine   a copy of the Ready control plane with dqlite, this test's own to do anything to
 ready_each      the same for every datastore in turn
 ready_copy      a function: the same for the datastore it is given
+cluster         a network for several machines
+founder         a function: a copy of the Ready control plane with a datastore in that network, for others to join
 
 What a Ready machine has in it is written in states.py.
 """
@@ -24,6 +26,7 @@ from image.vm.arguments import Accelerator
 from image.vm.place import built_image, kernel
 
 from . import artefacts, ready, states
+from .cluster import Cluster
 from .machine import Machine, Setup
 
 TEST_SECONDS = 2700
@@ -97,6 +100,26 @@ def ready_copy(image: Path, accelerator: Accelerator) -> Iterator[ReadyCopy]:
             return machine
 
         yield copy
+
+
+@pytest.fixture
+def cluster(image: Path, accelerator: Accelerator) -> Iterator[Cluster]:
+    """A network for several machines, without one yet."""
+    with Cluster(image, accelerator=accelerator) as network:
+        yield network
+
+
+@pytest.fixture
+def founder(cluster: Cluster, image: Path, accelerator: Accelerator) -> ReadyCopy:
+    """Put a copy of the Ready machine with a datastore into the network."""
+
+    def found(datastore: str) -> Machine:
+        setup = states.setup(datastore)
+        machine = cluster.add(setup, ready.ready(setup, image, accelerator, states.furnish))
+        machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
+        return machine
+
+    return found
 
 
 @pytest.fixture

@@ -28,7 +28,10 @@ COMPLETE = "complete.json"
 
 HERE = Path(__file__).parent
 MAKERS = (
-    *(HERE / name for name in ("channel.py", "guest/channel.py", "drives.py", "pods.py", "states.py")),
+    *(
+        HERE / name
+        for name in ("channel.py", "guest/channel.py", "cluster.py", "drives.py", "pods.py", "states.py")
+    ),
     Path(qemu_arguments.__code__.co_filename),
 )
 """Code that decides what a saved machine is: another version, another machine."""

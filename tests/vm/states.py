@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Ready machines that tests start from, one for each datastore, and how to see that they are whole.
 
-That with etcd is in a network without a way out.
+Each is a control plane called node-1 that others can join. That with etcd is in a network without a way out.
 """
 
 from __future__ import annotations
 
-import json
-
 from image import host
 from image.vm import administration
-from image.vm.seed import user_data
 
 from . import drives, pods
+from .cluster import member
 from .documents import control_plane
 from .machine import Machine, Setup
 
@@ -20,14 +18,10 @@ DATASTORES = ("dqlite", "etcd")
 API_SERVICE = "10.152.183.1"
 """The first address of the default service network."""
 KEPT = {"word": "acknowledged"}
-
-
-NO_WAY_OUT = {
-    "version": 2,
-    "ethernets": {"lan": {"match": {"name": "e*"}, "addresses": ["10.0.2.15/24"], "dhcp4": False}},
-}
-"""Network of a machine with an address and nothing else: no default route, no name server, no DHCP."""
-NETWORKS = {"dqlite": None, "etcd": NO_WAY_OUT}
+TOKEN = "for-tests-only-0123456789abcdef0123456789"
+"""What machines join the Ready machines with."""
+WAY_OUT = {"dqlite": True, "etcd": False}
+"""Whether the Ready machine has a default route and a name server, or an address and nothing else."""
 
 
 def administrator() -> administration.Credentials:
@@ -37,11 +31,13 @@ def administrator() -> administration.Credentials:
 
 
 def setup(datastore: str) -> Setup:
-    """Return a control plane with the disk of test data."""
-    access = {"client-ca": administrator().authority.read_text()}
-    text, network = user_data(control_plane(datastore, access=access)), NETWORKS[datastore]
-    seed = drives.NoCloud(text, network=json.dumps(network) if network else None)
-    return Setup(extra=(drives.test_data(), seed))
+    """Return a control plane that others can join, with the disk of test data."""
+    document = control_plane(
+        datastore,
+        access={"client-ca": administrator().authority.read_text()},
+        cluster={"bootstrap": True, "token": TOKEN},
+    )
+    return member("node-1", 1, document, way_out=WAY_OUT[datastore])
 
 
 def furnish(machine: Machine) -> None:

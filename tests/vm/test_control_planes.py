@@ -5,21 +5,18 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from firstboot.report.status import Phase
-from image.vm.arguments import Accelerator
 
 from . import states
-from .cluster import NETWORK, Cluster, member
-from .documents import control_plane
-from .machine import READY_SECONDS, Machine
+from .cluster import Cluster, address, member
+from .conftest import ReadyCopy
+from .machine import Machine
 
-TOKEN = "for-this-test-only-0123456789abcdef"
-NAMES = ("cp-1", "cp-2", "cp-3")
+NAMES = ("node-1", "node-2", "node-3")
 VOTERS_SECONDS = 180.0
 WITHOUT_ONE_SECONDS = 180.0
 ETCDCTL = (
@@ -32,43 +29,36 @@ ETCDCTL = (
 @pytest.mark.soak
 @pytest.mark.parametrize("datastore", states.DATASTORES)
 def test_three_control_planes_do_without_any_one(
-    image: Path, accelerator: Accelerator, datastore: str
+    cluster: Cluster, founder: ReadyCopy, datastore: str
 ) -> None:
-    first, *others = NAMES
-    setups = [
-        member(first, 1, control_plane(datastore, cluster={"bootstrap": True, "token": TOKEN})),
-        *(member(name, number, joiner()) for number, name in enumerate(others, 2)),
-    ]
-    with Cluster(setups, image, accelerator=accelerator) as cluster:
-        for machine in cluster:
-            machine.wait_for_phase(timeout=2 * READY_SECONDS)
-        for machine in cluster:
-            machine.wait_until("all vote", partial(has_voters, machine, datastore, 3), VOTERS_SECONDS)
-            assert machine.failed_units() == []
-        found = {node["metadata"]["name"] for node in cluster[first].get("nodes")["items"]}
-        assert found == set(NAMES)
-        for machine in cluster:
-            note(machine, f"from-{machine.setup.name}")
-        lost = leader(cluster, datastore)
-        left = [machine for machine in cluster if machine is not lost]
-        lost.power_cut()
-        for machine in left:
-            machine.wait_until(
-                "writes go on", partial(notes, machine, f"after-{machine.setup.name}"), WITHOUT_ONE_SECONDS
-            )
-            kept = [f"from-{name}" for name in NAMES]
-            assert set(kept) <= set(configmaps(machine))
-        lost.start()
-        lost.wait_for_boot()
-        lost.wait_for_phase()
-        assert {f"after-{machine.setup.name}" for machine in left} <= set(configmaps(lost))
-        for machine in cluster:
-            machine.wait_for_phase(Phase.READY)
+    first = founder(datastore)
+    for number, name in enumerate(NAMES[1:], 2):
+        cluster.add(member(name, number, joiner()))
+    for machine in cluster:
+        machine.wait_for_phase()
+    for machine in cluster:
+        machine.wait_until("all vote", partial(has_voters, machine, datastore, 3), VOTERS_SECONDS)
+        assert machine.failed_units() == []
+    assert {node["metadata"]["name"] for node in first.get("nodes")["items"]} == set(NAMES)
+    for machine in cluster:
+        note(machine, f"from-{machine.setup.name}")
+    lost = leader(cluster, datastore)
+    left = [machine for machine in cluster if machine is not lost]
+    lost.power_cut()
+    for machine in left:
+        written = f"after-{machine.setup.name}"
+        machine.wait_until("writes go on", partial(notes, machine, written), WITHOUT_ONE_SECONDS)
+        assert {f"from-{name}" for name in NAMES} <= set(configmaps(machine))
+    lost.start()
+    lost.wait_for_boot()
+    for machine in cluster:
+        machine.wait_for_phase(Phase.READY)
+    assert {f"after-{machine.setup.name}" for machine in left} <= set(configmaps(lost))
 
 
 def joiner() -> dict[str, Any]:
     """Return the document of a further control plane; networks and datastore are the cluster's."""
-    cluster = {"token": TOKEN, "endpoints": [f"{NETWORK}.1"]}
+    cluster = {"token": states.TOKEN, "endpoints": [address(1)]}
     return {"version": 1, "role": "control-plane", "cluster": cluster}
 
 
@@ -118,4 +108,4 @@ def leader(cluster: Cluster, datastore: str) -> Machine:
 
 def address_of(machine: Machine) -> str:
     """Return a machine's address among the machines."""
-    return f"{NETWORK}.{machine.setup.name.rpartition('-')[2]}"
+    return address(int(machine.setup.name.rpartition("-")[2]))

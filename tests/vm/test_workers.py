@@ -5,54 +5,43 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from firstboot.codes import Code
 from firstboot.report.status import Phase, Status
 from firstboot.sources import FILE
-from image.vm.arguments import Accelerator
 from image.vm.seed import document_text
 
 from . import drives, pods, states
-from .cluster import NETWORK, Cluster, member
-from .documents import control_plane
+from .cluster import Cluster, address, member
+from .conftest import ReadyCopy
 from .machine import READY_SECONDS, Machine
 
-TOKEN = "for-this-test-only-0123456789abcdef"
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
 
 
-def test_a_worker_joins_and_its_pods_outlive_the_control_plane(image: Path, accelerator: Accelerator) -> None:
-    setups = [
-        member("cp-1", 1, control_plane(cluster={"bootstrap": True, "token": TOKEN})),
-        member("w-1", 2, worker(WRONG), memory=2048),
-    ]
-    with Cluster(setups, image, accelerator=accelerator) as cluster:
-        first, second = cluster["cp-1"], cluster["w-1"]
-        waits_for_the_cluster(second)
-        first.wait_for_phase()
-        is_refused_on_both_sides(first, second)
-        token = first.run("basalt get-join-token --role worker --lifetime 30m").stdout.strip()
-        second.write(FILE, document_text({**worker(token), "node": {"name": "w-1", "ip": f"{NETWORK}.2"}}))
-        second.wait_for_phase()
-        nodes = {node["metadata"]["name"]: node for node in first.get("nodes")["items"]}
-        assert sorted(nodes) == ["cp-1", "w-1"]
-        assert nodes["w-1"]["spec"]["podCIDR"] != nodes["cp-1"]["spec"]["podCIDR"]
-        assert [second.failed_units(), first.failed_units()] == [[], []]
-        pods_talk_across_nodes(first, second)
-        keeps_its_pod_without_a_control_plane(first, second)
-        second.power_cut()
-        second.start()
-        second.wait_for_boot()
-        second.wait_for_phase()
-        pods.wait_answers(first, "w-1")
+def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster, founder: ReadyCopy) -> None:
+    first = founder("dqlite")
+    cluster.switch.divide(["node-1"], ["w-1"])
+    second = cluster.add(member("w-1", 2, worker(WRONG), memory=2048))
+    waits_for_the_cluster(second)
+    cluster.switch.heal()
+    is_refused_on_both_sides(first, second)
+    token = first.run("basalt get-join-token --role worker --lifetime 30m").stdout.strip()
+    second.write(FILE, document_text({**worker(token), "node": {"name": "w-1", "ip": address(2)}}))
+    second.wait_for_phase()
+    nodes = {node["metadata"]["name"]: node for node in first.get("nodes")["items"]}
+    assert sorted(nodes) == ["node-1", "w-1"]
+    assert nodes["w-1"]["spec"]["podCIDR"] != nodes["node-1"]["spec"]["podCIDR"]
+    assert [second.failed_units(), first.failed_units()] == [[], []]
+    pods_talk_across_nodes(first, second)
+    keeps_its_pod_without_a_control_plane(first, second)
 
 
 def worker(token: str) -> dict[str, Any]:
     """Return the document of a worker."""
-    return {"version": 1, "role": "worker", "cluster": {"token": token, "endpoints": [f"{NETWORK}.1"]}}
+    return {"version": 1, "role": "worker", "cluster": {"token": token, "endpoints": [address(1)]}}
 
 
 def waits_for_the_cluster(machine: Machine) -> None:
@@ -62,7 +51,7 @@ def waits_for_the_cluster(machine: Machine) -> None:
     )
     status = machine.status()
     assert status and status.phase is Phase.JOINING
-    assert f"{NETWORK}.1" in status.failures[0].found
+    assert address(1) in status.failures[0].found
 
 
 def is_refused_on_both_sides(first: Machine, second: Machine) -> None:
@@ -81,16 +70,14 @@ def says(machine: Machine, code: Code) -> bool:
 
 
 def pods_talk_across_nodes(first: Machine, second: Machine) -> None:
-    """A pod on each node, with names and the API answering in both, and one fetching from the other."""
-    for machine in (first, second):
-        drives.import_pod_image(machine)
-        pods.start(first, machine.setup.name, node=machine.setup.name)
-    for name in ("cp-1", "w-1"):
-        assert pods.ask(first, "dns", "kubernetes.default", name=name)["addresses"] == [states.API_SERVICE]
-        url = "https://kubernetes.default.svc/version"
-        assert pods.ask(first, "fetch", "-cluster", url, name=name)["status"] == 200
+    """A pod on the worker finds names and the API, and the pod of the other node fetches from it."""
+    drives.import_pod_image(second)
+    pods.start(first, "w-1", node="w-1")
+    assert pods.ask(first, "dns", "kubernetes.default", name="w-1")["addresses"] == [states.API_SERVICE]
+    url = "https://kubernetes.default.svc/version"
+    assert pods.ask(first, "fetch", "-cluster", url, name="w-1")["status"] == 200
     [there] = pods.addresses(first, "w-1")
-    answer = pods.ask(first, "fetch", f"http://{there}:8080/hostname", name="cp-1")
+    answer = pods.ask(first, "fetch", f"http://{there}:8080/hostname", name="probe")
     assert answer["status"] == 200 and "w-1" in answer["body"]
 
 
