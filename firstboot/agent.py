@@ -32,14 +32,14 @@ from firstboot.observe import Observer
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.plan import UNITS, Memory, Wanted, node_probe, plan, wanted
-from firstboot.reconcile import Pass, converge
+from firstboot.reconcile import Pass, converge, moved
 from firstboot.report import status
 from firstboot.report.status import Part, Phase, Status
 from firstboot.services.model import Node
 from firstboot.services.timesync import UNIT as TIME_UNIT
 from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.steps.objects import Applied
-from firstboot.systemd import Systemd
+from firstboot.systemd import Systemd, Unit
 
 if TYPE_CHECKING:
     from firstboot.cluster.admission import Admission
@@ -48,6 +48,9 @@ log = logging.getLogger(__name__)
 
 HURRY = 1.0
 """Seconds between two rounds while something is on its way."""
+
+PEEK = 0.5
+"""Seconds between two looks at what a node waits for: each costs one question, a round costs dozens."""
 
 BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."
 
@@ -90,6 +93,8 @@ class Agent:
     current: Status = field(default_factory=Status)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
+    waits: tuple[Step, ...] = ()
+    units: Mapping[str, Unit] = field(default_factory=dict)
 
     def status(self) -> Status:
         """Return the newest status."""
@@ -143,6 +148,7 @@ class Agent:
 
     async def round(self) -> None:
         """Look at everything once, do what can be done, and say how it stands."""
+        self.waits = ()
         taken = await asyncio.to_thread(self.intake.look)
         if taken.joiner is not None:
             self.milestones.mark("document-accepted")
@@ -159,13 +165,20 @@ class Agent:
             return
         machine = await self._machine(self.course.verdicts)
         result = await converge(self.course.steps, machine)
+        self.waits, self.units = result.waits, machine.units
         parts = await self._parts(self.course, machine)
         self._publish(self._running(taken, self.course, result, parts))
 
-    @property
-    def settled(self) -> bool:
-        """Whether the next round may take its time."""
-        return self.current.phase.settled
+    async def pause(self) -> None:
+        """Wait until another round may find something to do: time has passed, or what this one waited for is there."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + (CALM if self.waits or self.current.phase.settled else HURRY)
+        while (left := end - loop.time()) > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.wake.wait(), min(left, PEEK) if self.waits else left)
+                return
+            if self.waits and await moved(self.waits, Machine(self.systemd, self.client, self.units)):
+                return
 
     async def _machine(self, verdicts: Verdicts) -> Machine:
         units = await self.systemd.units((*UNITS, TIME_UNIT))
@@ -325,8 +338,7 @@ async def _rounds(agent: Agent, doors: Doors) -> None:
             agent.add_failures([_internal(error, BUG)])
         doors.show(agent.current)
         systemd.notify("WATCHDOG=1")
-        with suppress(TimeoutError):
-            await asyncio.wait_for(agent.wake.wait(), CALM if agent.settled else HURRY)
+        await agent.pause()
 
 
 def _internal(error: BaseException, remedy: str) -> Failure:

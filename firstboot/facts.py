@@ -59,8 +59,8 @@ class Facts:
 
         Raises firstboot.run.RunError when `ip` fails.
         """
-        links = _ip("address")
-        routes = [*_ip("route"), *_ip("-6", "route")]
+        links = _ip("address", "show")
+        routes = [*_ip("route", "show"), *_ip("-6", "route", "show")]
         addresses = _addresses(links)
         return cls(
             hostname=_text(root / "proc/sys/kernel/hostname") or socket.gethostname(),
@@ -91,6 +91,11 @@ class Facts:
         return tuple(address for _, address in self.named_addresses)
 
 
+def mtu(address: str) -> int | None:
+    """Return the MTU of the interface that has an address, None where none has it. Raises RunError."""
+    return next((int(link["mtu"]) for link in _ip("address", "show", "to", address) if "mtu" in link), None)
+
+
 def os_release(root: Path = Path("/")) -> dict[str, str]:
     """Return /etc/os-release, or /usr/lib/os-release, as a dict."""
     text = _text(root / "etc/os-release") or _text(root / "usr/lib/os-release")
@@ -100,7 +105,7 @@ def os_release(root: Path = Path("/")) -> dict[str, str]:
 
 def _ip(*arguments: str) -> list[dict[str, Any]]:
     """Return what `ip` says as JSON; nothing at all means none."""
-    output = run(["ip", "-json", *arguments, "show"], timeout=TIMEOUT).stdout.strip()
+    output = run(["ip", "-json", *arguments], timeout=TIMEOUT).stdout.strip()
     found: list[dict[str, Any]] = json.loads(output or "[]")
     return found
 

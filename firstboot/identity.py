@@ -7,15 +7,13 @@ A document that changes them would start an empty cluster beside the old one's d
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Self
 
-from firstboot import files
 from firstboot.codes import Code
 from firstboot.config import Config
-from firstboot.failure import BasaltError, Failure
+from firstboot.failure import Failure
+from firstboot.record import Record
 
 PATHS = {
     "role": "basalt.role",
@@ -29,7 +27,7 @@ PATHS = {
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Record):
     """The settings that hold for the life of a node."""
 
     role: str
@@ -52,22 +50,7 @@ class Identity:
             domain=cluster.domain,
         )
 
-    @classmethod
-    def load(cls, path: Path) -> Self | None:
-        """Return what the node is, None for a new one. Raises BasaltError when the record is damaged."""
-        text = files.read_or_none(path)
-        if text is None:
-            return None
-        try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise BasaltError(
-                f"{path} is damaged: {error}", "Restore it from a backup, or reset the node."
-            ) from error
-
-    def save(self, path: Path) -> None:
-        """Record it; from now on the node is this."""
-        files.write(path, json.dumps(asdict(self), indent=2) + "\n", 0o600)
+    REMEDY = "Restore it from a backup, or reset the node."
 
     def refuses(self, wanted: Identity) -> tuple[Failure, ...]:
         """Return a failure for each setting that the wanted identity would change."""

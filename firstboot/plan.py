@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from firstboot.cluster.records import Machine, machine_object
@@ -142,7 +143,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         source = admitted if node.config.role.has_control_plane else registered
         yield ControlPlanes(node.control_planes, memory.membership, source)
     if node.config.features.network.enabled:
-        yield CniConfig()
+        founder = node.config.role.has_control_plane and not node.control_planes
+        yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
     running = {service.unit for service in wanted.all_services}
     for unit in UNITS:
         if unit not in running:

@@ -32,6 +32,13 @@ class Pass:
         """Whether everything was as it should be."""
         return not (self.findings or self.blocked or self.failures)
 
+    @property
+    def waits(self) -> tuple[Step, ...]:
+        """The steps that have to open by themselves before anything can be done; empty where something was done."""
+        if self.failures or not all(finding.waits for _, finding in self.findings):
+            return ()
+        return tuple(step for step, _ in self.findings)
+
 
 async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False) -> Pass:
     """Check every step whose needs are met, and apply what is missing; with `dry`, only say what it would be.
@@ -67,6 +74,19 @@ async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False
             continue
         done.add(step.name)
     return Pass(tuple(findings), blocked, tuple(failures))
+
+
+async def moved(steps: Iterable[Step], machine: Machine) -> bool:
+    """Whether one of the steps, all of which had to wait, has not to wait any more."""
+    for step in steps:
+        try:
+            finding = await step.check(machine)
+        except Exception:
+            # The next pass meets it again and tells it.
+            return True
+        if finding is None or not finding.waits:
+            return True
+    return False
 
 
 def _failure(step: Step, error: BasaltError) -> Failure:

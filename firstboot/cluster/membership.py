@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Self
 
-from firstboot import files
 from firstboot.cluster.settings import SECTIONS
-from firstboot.failure import BasaltError
+from firstboot.record import Record
 
 
 @dataclass(frozen=True)
-class Membership:
+class Membership(Record):
     """What a node has been told.
 
     settings:       as in firstboot.cluster.settings
@@ -27,21 +24,10 @@ class Membership:
     control_planes: tuple[str, ...]
     peers: tuple[str, ...] = ()
 
-    @classmethod
-    def load(cls, path: Path) -> Self | None:
-        """Return the record, None on a node that is alone. Raises BasaltError when it is damaged."""
-        text = files.read_or_none(path)
-        if text is None:
-            return None
-        try:
-            record = json.loads(text)
-            settings = {section: dict(record["settings"][section]) for section in SECTIONS}
-            return cls(settings, tuple(record["control_planes"]), tuple(record["peers"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise BasaltError(
-                f"{path} is damaged: {error!r}", "Restore it from a backup, or reset the node and join again."
-            ) from error
+    REMEDY = "Restore it from a backup, or reset the node and join again."
 
-    def save(self, path: Path) -> None:
-        """Record it, durably; from now on the node is a member."""
-        files.write(path, json.dumps(asdict(self), indent=2) + "\n", 0o600)
+    @classmethod
+    def read(cls, data: Any) -> Self:
+        """Return the record of JSON data."""
+        settings = {section: dict(data["settings"][section]) for section in SECTIONS}
+        return cls(settings, tuple(data["control_planes"]), tuple(data["peers"]))

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from ipaddress import ip_interface, ip_network
+from typing import Self
 
+from firstboot import facts
 from firstboot.config import NetworkBackend
 from firstboot.features.model import Feature, allow, bind_user, cluster_role
 from firstboot.files import File
@@ -19,6 +22,8 @@ BACKENDS = {
     NetworkBackend.HOST_GW: {"Type": "host-gw"},
     NetworkBackend.WIREGUARD: {"Type": "wireguard", "Mode": "auto"},
 }
+OVERHEAD = {NetworkBackend.VXLAN: 50, NetworkBackend.HOST_GW: 0, NetworkBackend.WIREGUARD: 80}
+"""Bytes that flannel's backends add to a packet between nodes."""
 NODE_PREFIX = {4: 24, 6: 64}
 """By IP version: prefix length of a node's pod network, the controller manager's default."""
 FLANNEL_CONFIG = KUBERNETES / "flannel.json"
@@ -94,22 +99,40 @@ def first_pod_network(node: Node) -> str | None:
     return str(next(network.subnets(new_prefix=max(NODE_PREFIX[network.version], network.prefixlen))))
 
 
-def cni_config(subnet_env: str) -> File:
-    """Return the runtime's network configuration for the pod network that flannel wrote.
+@dataclass(frozen=True)
+class Subnet:
+    """A node's pod network, e.g. 10.1.0.0/24, and the MTU of its pods."""
 
-    subnet_env: lines ``FLANNEL_SUBNET=10.1.0.1/24`` and ``FLANNEL_MTU=1450``
-    """
-    values = dict(line.partition("=")[::2] for line in subnet_env.splitlines())
+    network: str
+    mtu: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what flannel wrote: lines ``FLANNEL_SUBNET=10.1.0.1/24`` and ``FLANNEL_MTU=1450``."""
+        values = dict(line.partition("=")[::2] for line in text.splitlines())
+        return cls(str(ip_interface(values["FLANNEL_SUBNET"]).network), int(values["FLANNEL_MTU"]))
+
+
+def expected_subnet(node: Node) -> Subnet | None:
+    """Return what flannel will find on a cluster's first node, None where that cannot be known before."""
+    network, outer = first_pod_network(node), facts.mtu(node.ip)
+    if network is None or outer is None:
+        return None
+    return Subnet(network, outer - OVERHEAD[node.config.features.network.backend])
+
+
+def cni_config(subnet: Subnet) -> File:
+    """Return the runtime's network configuration."""
     bridge = {
         "type": "bridge",
         "bridge": "cni0",
-        "mtu": int(values["FLANNEL_MTU"]),
+        "mtu": subnet.mtu,
         "isDefaultGateway": True,
         # A pod may reach itself through its own Service.
         "hairpinMode": True,
         "ipam": {
             "type": "host-local",
-            "ranges": [[{"subnet": _network(values["FLANNEL_SUBNET"])}]],
+            "ranges": [[{"subnet": subnet.network}]],
             # On tmpfs: addresses given out before a power cut are free again after it.
             "dataDir": "/run/cni/networks",
         },
@@ -118,10 +141,6 @@ def cni_config(subnet_env: str) -> File:
     bandwidth = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
     config = {"cniVersion": "1.0.0", "name": "basalt", "plugins": [bridge, portmap, bandwidth]}
     return File(CNI_CONFIG, _json(config))
-
-
-def _network(gateway: str) -> str:
-    return str(ip_interface(gateway).network)
 
 
 def _json(data: object) -> bytes:

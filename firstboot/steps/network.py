@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from firstboot import files
-from firstboot.features.network import cni_config
+from firstboot.features.network import Subnet, cni_config
 from firstboot.files import File
 from firstboot.kube import KubeError
 from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET
@@ -58,25 +60,31 @@ class PodNetwork:
 
 @dataclass(frozen=True)
 class CniConfig:
-    """The configuration agrees with the pod network that flannel wrote."""
+    """The configuration agrees with the pod network that flannel wrote.
 
+    expected: what flannel will write, where that is known before; pods can then be made while flannel starts
+    """
+
+    expected: Callable[[], Subnet | None] = field(default=lambda: None, compare=False)
     name: str = "cni"
-    needs: tuple[str, ...] = ("unit:flanneld",)
+    needs: tuple[str, ...] = ()
     lasts: ClassVar[bool] = False
 
     async def check(self, machine: Machine) -> Finding | None:
         """Compare; without a pod network there is nothing to compare with yet."""
-        wanted = _wanted()
+        wanted = await asyncio.to_thread(self._wanted)
         if wanted is None:
             return Finding(str(FLANNEL_SUBNET), "wait", "no pod network assigned to the node yet")
         return None if files.is_so(wanted) else Finding(str(CNI_CONFIG), "write", "differs or is missing")
 
     async def apply(self, machine: Machine) -> None:
         """Write it; the runtime watches the folder."""
-        if wanted := _wanted():
+        if wanted := await asyncio.to_thread(self._wanted):
             files.write_all([wanted])
 
-
-def _wanted() -> File | None:
-    text = files.read_or_none(FLANNEL_SUBNET)
-    return cni_config(text.decode()) if text else None
+    def _wanted(self) -> File | None:
+        if text := files.read_or_none(FLANNEL_SUBNET):
+            return cni_config(Subnet.parse(text.decode()))
+        # After a restart the configuration of before is there, and right whatever is expected.
+        subnet = None if CNI_CONFIG.exists() else self.expected()
+        return cni_config(subnet) if subnet else None

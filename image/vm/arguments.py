@@ -132,7 +132,16 @@ class SwitchNetwork:
         return f"stream,id={name},server=off,addr.type=unix,addr.path={escape(str(self.socket))}"
 
 
-Network = UserNetwork | SwitchNetwork
+@dataclass(frozen=True)
+class EmptyNetwork:
+    """A hub with nobody else on it: the card has a link and no neighbour, and nothing of it is in a saved state."""
+
+    def netdev(self, name: str) -> str:
+        """The value of -netdev."""
+        return f"hubport,id={name},hubid=0"
+
+
+Network = UserNetwork | SwitchNetwork | EmptyNetwork
 
 
 @dataclass(frozen=True)

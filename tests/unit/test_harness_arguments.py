@@ -11,10 +11,12 @@ from image.vm.arguments import (
     Accelerator,
     Carrier,
     Credential,
+    EmptyNetwork,
     Firmware,
     Forward,
     GuestForward,
     Hardware,
+    Network,
     SwitchNetwork,
     UserNetwork,
     mac_address,
@@ -68,9 +70,10 @@ def test_accelerator(accelerator: Accelerator, expected: list[str]) -> None:
             "user,id=net0,restrict=on,guestfwd=tcp:10.0.2.9:80-cmd:serve a,,b",
         ),
         (SwitchNetwork(Path("/s,1")), "stream,id=net0,server=off,addr.type=unix,addr.path=/s,,1"),
+        (EmptyNetwork(), "hubport,id=net0,hubid=0"),
     ],
 )
-def test_network(network: UserNetwork | SwitchNetwork, expected: str) -> None:
+def test_network(network: Network, expected: str) -> None:
     arguments = qemu_arguments(replace(MACHINE, networks=(network,)))
     assert values(arguments, "-netdev") == [expected]
     assert f"netdev=net0,mac={mac_address('one', 0)}" in arguments[arguments.index(expected) + 2]

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +18,8 @@ from firstboot.pki.verdict import Ledger
 from firstboot.plan import UNITS, Memory, Wanted, missing_needs, plan, wanted
 from firstboot.services import containerd, kubelet
 from firstboot.services.model import Node, Service
-from firstboot.steps.model import Step
+from firstboot.steps.model import Machine, Step
+from firstboot.steps.network import CniConfig
 from firstboot.steps.objects import Applied
 
 
@@ -233,9 +235,31 @@ def test_other_names_go_upstream(
 
 def test_the_runtime_network_is_what_flannel_wrote() -> None:
     written = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.3.1/24\nFLANNEL_MTU=1450\n"
-    bridge = json.loads(network.cni_config(written).data)["plugins"][0]
+    bridge = json.loads(network.cni_config(network.Subnet.parse(written)).data)["plugins"][0]
     assert bridge["mtu"] == 1450
     assert bridge["ipam"]["ranges"] == [[{"subnet": "10.1.3.0/24"}]]
+
+
+@pytest.mark.parametrize(("backend", "mtu"), [("vxlan", 1450), ("host-gw", 1500), ("wireguard", 1420)])
+def test_a_first_node_knows_its_pod_network_before_flannel_has_written_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str, mtu: int
+) -> None:
+    monkeypatch.setattr("firstboot.facts.mtu", lambda address: 1500)
+    monkeypatch.setattr("firstboot.features.network.CNI_CONFIG", tmp_path / "basalt.conflist")
+    monkeypatch.setattr("firstboot.steps.network.CNI_CONFIG", tmp_path / "basalt.conflist")
+    monkeypatch.setattr("firstboot.steps.network.FLANNEL_SUBNET", tmp_path / "subnet.env")
+    described = node(features={"network": {"backend": backend}})
+    assert network.expected_subnet(described) == network.Subnet("10.1.0.0/24", mtu)
+    step = CniConfig(lambda: network.expected_subnet(described))
+    asyncio.run(step.apply(cast(Machine, None)))
+    first = json.loads((tmp_path / "basalt.conflist").read_text())["plugins"][0]
+    assert (first["mtu"], first["ipam"]["ranges"]) == (mtu, [[{"subnet": "10.1.0.0/24"}]])
+    # What is there from before is not replaced by what is expected, but by what flannel writes.
+    finding = asyncio.run(CniConfig(lambda: network.Subnet("10.1.9.0/24", mtu)).check(cast(Machine, None)))
+    assert finding and finding.waits
+    (tmp_path / "subnet.env").write_text("FLANNEL_SUBNET=10.1.3.1/24\nFLANNEL_MTU=1450\n")
+    finding = asyncio.run(step.check(cast(Machine, None)))
+    assert finding and finding.action == "write"
 
 
 def test_the_clusters_own_traffic_goes_past_the_proxy() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from firstboot.failure import BasaltError
 from firstboot.kube import Client
-from firstboot.reconcile import Pass, converge
+from firstboot.reconcile import Pass, converge, moved
 from firstboot.steps.gates import Gate
 from firstboot.steps.model import Finding, Machine, Verdicts
 from firstboot.steps.units import Running, Stopped
@@ -59,6 +59,16 @@ def test_waiting_holds_up_those_in_need_and_nobody_else() -> None:
     result = go(gate, behind, beside)
     assert result.blocked == {"behind": "gate"}
     assert (gate.applied, behind.applied, beside.applied) == ([], [], ["beside"])
+
+
+def test_what_has_to_open_by_itself_is_all_that_need_be_looked_at() -> None:
+    gate, behind = Work("gate", action="wait"), Work("behind", needs=("gate",))
+    assert go(gate, behind).waits == (gate,)
+    assert go(gate, Work("beside")).waits == ()
+    assert go(gate, Work("broken", error="no")).waits == ()
+    assert not asyncio.run(moved([gate], machine()))
+    gate.applied.append("by itself")
+    assert asyncio.run(moved([gate], machine()))
 
 
 def test_a_failure_is_told_and_holds_up_those_in_need() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from image.vm.arguments import Accelerator, SwitchNetwork, UserNetwork
+from image.vm.arguments import Accelerator, EmptyNetwork, SwitchNetwork
 from image.vm.fleet import PRIVATE, network_config
 from image.vm.seed import Document, user_data
 from image.vm.switch import Switch
@@ -32,8 +32,8 @@ from . import ready
 from .drives import NoCloud, test_data
 from .machine import CLOSED, Machine, Setup
 
-APART = UserNetwork()
-"""What the first card of a machine is on that has no cluster around it: a network where nobody is."""
+APART = EmptyNetwork()
+"""What the first card of a machine is on that has no cluster around it."""
 
 
 class Cluster:
