@@ -41,8 +41,6 @@ class Trust(StrEnum):
     """HTTPS with the cluster's CA and the agent's client certificate."""
     ETCD = "etcd"
     """HTTPS with the datastore's CA and the API server's client certificate."""
-    LOOPBACK = "loopback"
-    """HTTPS on the loopback address with a certificate that the service made for itself in memory."""
 
 
 FILES = {
@@ -75,9 +73,14 @@ class Client:
         if self._session:
             await self._session.close()
 
-    async def get_text(self, url: str, trust: Trust, timeout: float) -> tuple[int, str]:
-        """GET and return status and body; status is 0 and the body the reason when there is no answer."""
-        return await self._request("GET", url, trust, timeout)
+    async def get_text(
+        self, url: str, trust: Trust, timeout: float, server: str | None = None
+    ) -> tuple[int, str]:
+        """GET and return status and body; status is 0 and the body the reason when there is no answer.
+
+        server: the name in the service's certificate, where it is not the URL's
+        """
+        return await self._request("GET", url, trust, timeout, server=server)
 
     async def get(self, path: str) -> Any:
         """Return an object or a list of the Kubernetes API; None where there is no such object."""
@@ -118,7 +121,14 @@ class Client:
             raise KubeError("PATCH", path, status, text)
 
     async def _request(
-        self, method: str, url: str, trust: Trust, timeout: float, body: str | None = None, kind: str = JSON
+        self,
+        method: str,
+        url: str,
+        trust: Trust,
+        timeout: float,
+        body: str | None = None,
+        kind: str = JSON,
+        server: str | None = None,
     ) -> tuple[int, str]:
         import aiohttp
 
@@ -132,6 +142,7 @@ class Client:
                 data=body,
                 headers=headers,
                 ssl=self._context(trust),
+                server_hostname=server,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
                 return response.status, await response.text()
@@ -146,11 +157,11 @@ class Client:
         """Return how to speak TLS; made again when the files it was made from have changed."""
         if trust is Trust.PLAIN:
             return True
-        paths = [self._pki / name for name in FILES.get(trust, ())]
+        paths = [self._pki / name for name in FILES[trust]]
         stamp = tuple(path.stat().st_mtime_ns for path in paths)
         known = self._contexts.get(trust)
         if known is None or known[0] != stamp:
-            known = (stamp, _mutual(*paths) if paths else _loopback())
+            known = (stamp, _mutual(*paths))
             self._contexts[trust] = known
         return known[1]
 
@@ -167,14 +178,6 @@ def object_path(obj: Object) -> str:
 def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority))
     context.load_cert_chain(certificate, key)
-    return context
-
-
-def _loopback() -> ssl.SSLContext:
-    """Trust whoever listens on a loopback port of this machine: such a service signs for itself in memory."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     return context
 
 

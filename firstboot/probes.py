@@ -21,14 +21,15 @@ class Probe(Protocol):
 
 @dataclass(frozen=True)
 class HttpProbe:
-    """Works when a GET answers 200."""
+    """Works when a GET answers 200; server: the name in the service's certificate, where it is not the URL's."""
 
     url: str
     trust: Trust = Trust.PLAIN
+    server: str | None = None
 
     async def __call__(self, client: Client) -> str | None:
         """Ask; an answer other than 200 gives its first line as the reason."""
-        status, text = await client.get_text(self.url, self.trust, SECONDS)
+        status, text = await client.get_text(self.url, self.trust, SECONDS, self.server)
         if status == 200:
             return None
         failing = [line for line in text.splitlines() if line.startswith("[-]")]

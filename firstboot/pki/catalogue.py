@@ -194,6 +194,8 @@ def _control_plane_certificates(
             (node_name, *api_names),
             (*addresses, *LOOPBACK, *api_addresses),
         ),
+        _loop_server("controller-manager", authorities["ca"]),
+        _loop_server("scheduler", authorities["ca"]),
         *_datastore(config, authorities["datastore"], node_name, addresses, pki),
     )
 
@@ -208,6 +210,23 @@ def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[s
         ip_addresses=_unique(config.cluster.api_service_ip, *addresses, *LOOPBACK, *extra_addresses),
         usages=(Usage.SERVER,),
         owner=("kube-apiserver", "kube-apiserver"),
+        directory=ca.certificate.parent,
+    )
+
+
+def _loop_server(name: str, ca: Authority) -> CertificateSpec:
+    """Return what a control loop shows to those who ask for its health and metrics.
+
+    It is for a name of its own and no address: with one for 127.0.0.1 it could pose as the API server.
+    """
+    user = f"kube-{name}"
+    return CertificateSpec(
+        f"{name}-server",
+        ca,
+        user,
+        dns_names=(user,),
+        usages=(Usage.SERVER,),
+        owner=(user, user),
         directory=ca.certificate.parent,
     )
 

@@ -14,6 +14,11 @@ CAN_CREATE_PODS = ObjectExists(
 )
 
 
+def health(name: str, port: int) -> HttpProbe:
+    """Return how a loop is asked whether it works."""
+    return HttpProbe(f"https://127.0.0.1:{port}/healthz", Trust.CLUSTER, f"kube-{name}")
+
+
 def loop_arguments(node: Node, name: str) -> dict[str, str]:
     """Return what both have in common: how they reach the API, and who may ask them for their metrics."""
     kubeconfig = f"{KUBERNETES}/{name}.kubeconfig"
@@ -22,6 +27,10 @@ def loop_arguments(node: Node, name: str) -> dict[str, str]:
         "authentication-kubeconfig": kubeconfig,
         "authorization-kubeconfig": kubeconfig,
         "bind-address": "127.0.0.1",
+        # Without them it makes an RSA key at each start, which takes a small machine seconds.
+        "tls-cert-file": f"{PKI}/{name}-server.crt",
+        "tls-private-key-file": f"{PKI}/{name}-server.key",
+        "tls-min-version": "VersionTLS12",
         "client-ca-file": f"{PKI}/ca.crt",
         "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
         "profiling": "false",
@@ -35,7 +44,7 @@ def controller_manager(node: Node) -> Service:
     cluster = node.config.cluster
     return Service(
         unit="kube-controller-manager",
-        probe=All((HttpProbe("https://127.0.0.1:10257/healthz", Trust.LOOPBACK), CAN_CREATE_PODS)),
+        probe=All((health("controller-manager", 10257), CAN_CREATE_PODS)),
         needs=("apiserver",),
         arguments={
             **loop_arguments(node, "controller-manager"),
@@ -62,7 +71,7 @@ def scheduler(node: Node) -> Service:
     """Return the scheduler."""
     return Service(
         unit="kube-scheduler",
-        probe=HttpProbe("https://127.0.0.1:10259/healthz", Trust.LOOPBACK),
+        probe=health("scheduler", 10259),
         needs=("apiserver",),
         arguments=loop_arguments(node, "scheduler"),
     )
