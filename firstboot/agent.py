@@ -31,7 +31,7 @@ from firstboot.milestones import Milestones
 from firstboot.observe import Observer
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
-from firstboot.plan import UNITS, Memory, Wanted, node_probe, plan, wanted
+from firstboot.plan import GATES, UNITS, Memory, Wanted, node_probe, plan, wanted
 from firstboot.reconcile import Pass, converge, moved
 from firstboot.report import status
 from firstboot.report.status import Part, Phase, Status
@@ -56,6 +56,9 @@ BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."
 
 CALM = 5.0
 """Seconds between two rounds once everything is as it should be."""
+
+SERVING = ("datastore", "apiserver")
+"""Gates that are open on a control plane which can take in another."""
 
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
@@ -134,10 +137,16 @@ class Agent:
                 self.client,
                 self.intake.membership,
                 lambda: self._course().node,
-                lambda: self.current.phase.ready,
+                self._serves,
             ),
+            serves=self._serves,
             kubernetes=_kubernetes_version,
         )
+
+    def _serves(self) -> bool:
+        """Whether this control plane has been ready, and its datastore and API server work now."""
+        parts = self.current.components
+        return self.was_ready and all(parts[unit].state.ok for unit in parts if GATES.get(unit) in SERVING)
 
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
         """Make a one-time token for a machine of the role."""

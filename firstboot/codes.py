@@ -104,7 +104,7 @@ class Code(StrEnum):
     )
     NAME_TAKEN = "name-taken", "The cluster has a node of that name."
     ADDRESS_TAKEN = "address-taken", "Another node of the cluster has the address."
-    JOIN_WAITS = "join-waits", "The cluster is getting ready for another control plane; it goes on by itself."
+    JOIN_WAITS = "join-waits", "The cluster is not ready for another node yet; it goes on by itself."
     JOIN_FAILED = "join-failed", "A control plane could not let the node in; it is tried again."
     JOIN_REFUSED = "join-refused", "This control plane has refused a machine lately."
 

@@ -267,6 +267,7 @@ class Watched:
     def __init__(self, name: str, machine: Background) -> None:
         self._name, self._machine = name, machine
         self._shown: set[str] = set()
+        self._trouble: tuple[str, ...] = ()
         self.last = ""
         self.ready = False
 
@@ -302,10 +303,12 @@ class Watched:
             if name not in self._shown:
                 self._shown.add(name)
                 print(f"run: {where}{seconds:7.1f} s  {name}", flush=True)
-        now = "; ".join(status.unready)
-        if not status.phase.ready and (status.phase.bad or status.failures) and now != self.last:
-            print(f"run: {where}{now}", flush=True)
-        self.last = now
+        self.last = "; ".join(status.unready)
+        # What is wrong is told once, not again with every detail that changes.
+        trouble = (status.phase, *(failure.code for failure in status.failures))
+        if not status.phase.ready and (status.phase.bad or status.failures) and trouble != self._trouble:
+            print(f"run: {where}{self.last}", flush=True)
+        self._trouble = trouble
 
 
 def _show(wanted: Wanted, status: Status) -> None:

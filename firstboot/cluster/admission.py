@@ -64,6 +64,7 @@ class Admission:
     node:         what this node is
     addresses:    all that this machine has
     certificates: those of this node, its authorities among them
+    serves:       whether the node has been ready, and its datastore and API server work now
     kubernetes:   version in this image
     """
 
@@ -72,6 +73,7 @@ class Admission:
     addresses: Callable[[], tuple[str, ...]]
     certificates: Callable[[], Catalogue]
     datastore: Datastore
+    serves: Callable[[], bool]
     kubernetes: Callable[[], str | None]
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -106,9 +108,11 @@ class Admission:
         if failure := await self._taken(machine):
             raise self._refuse(who, failure)
         partner = machine.role == Role.CONTROL_PLANE
+        if not self.serves():
+            # What nodes may do is not in the cluster yet, and the datastore must not move while it is written.
+            raise _waits("the control plane is starting")
         if partner and (reason := await self.datastore.ready_for(machine)):
-            remedy = "Nothing: it goes on by itself in some seconds."
-            raise DocumentError([Failure(Code.JOIN_WAITS, "basalt.role", reason, remedy)])
+            raise _waits(reason)
         if (
             not record.token.shared
             and not record.used_by
@@ -302,6 +306,11 @@ def _shared(config: Config) -> Token | None:
 def _fingerprint(signing: dict[str, str]) -> str:
     """Return by what a machine is known again: the digest of its agent's public key."""
     return hashlib.sha256(keys.public_pem(requests.public_key(AGENT, signing.get(AGENT)))).hexdigest()
+
+
+def _waits(reason: str) -> DocumentError:
+    remedy = "Nothing: it goes on by itself in some seconds."
+    return DocumentError([Failure(Code.JOIN_WAITS, "basalt.cluster", reason, remedy)])
 
 
 def _name_taken(name: str) -> Failure:

@@ -13,7 +13,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from firstboot import files
@@ -50,14 +50,6 @@ CLOCK_TOLERANCE = 60
 TOKEN_PATH, ENDPOINTS_PATH = "basalt.cluster.token", "basalt.cluster.endpoints"
 
 
-@dataclass(frozen=True)
-class Introduced:
-    """A control plane that has proved to know the token; authority: its CA, PEM."""
-
-    endpoint: Endpoint
-    authority: str
-
-
 Describe = Callable[[Config], Catalogue]
 """From a document to the keys and certificates of the machine."""
 
@@ -70,7 +62,6 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
     Raises DocumentError, whose failures say what to do about it, and BasaltError.
     """
     token, described = _token(node), describe(node.config)
-    control_plane = _introduced(node, token)
     for folder in described.directories:
         files.directory(folder)
     agent = described.certificate("agent")
@@ -84,13 +75,14 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
         kubernetes=kubernetes,
         requests=requests.prepare(signed),
     )
-    welcome = Welcome.from_dict(_ask(_pinned(control_plane.endpoint, control_plane.authority), JOIN, request))
+    authority, welcome = _welcomed(node, token, request)
     if node.config.role.has_control_plane:
         # It signs for itself from now on.
         _take_authorities(node, describe, welcome)
     else:
-        authority = File(agent.ca.certificate, control_plane.authority.encode())
-        files.write_all([authority, *requests.accept(signed, welcome.certificates)])
+        files.write_all(
+            [File(agent.ca.certificate, authority.encode()), *requests.accept(signed, welcome.certificates)]
+        )
     return Membership(welcome.settings, tuple(welcome.control_planes), tuple(welcome.peers))
 
 
@@ -135,26 +127,33 @@ def _token(node: Node) -> Token:
         raise DocumentError([Failure(Code.BAD_TOKEN, TOKEN_PATH, str(error), remedy)]) from None
 
 
-def _introduced(node: Node, token: Token) -> Introduced:
-    """Return the first control plane that proves itself. Raises DocumentError when none does."""
+def _welcomed(node: Node, token: Token, request: JoinRequest) -> tuple[str, Welcome]:
+    """Return the CA and the answer of the first control plane that lets the machine in.
+
+    Each endpoint is asked: one may be down or starting, and what one refuses another may not.
+    Raises DocumentError when none does.
+    """
     reasons: list[str] = []
     failures: list[Failure] = []
     for host in node.config.cluster.join_endpoints:
         endpoint = Endpoint(_url(host))
         try:
-            return _introduce(endpoint, token)
+            authority = _introduce(endpoint, token)
+            return authority, Welcome.from_dict(_ask(_pinned(endpoint, authority), JOIN, request))
         except DocumentError as error:
             failures += error.failures
         except BasaltError as error:
             reasons.append(str(error))
     if failures:
-        raise DocumentError(failures[:1])
+        # That one waits says less than that another has refused.
+        raise DocumentError(sorted(failures, key=lambda failure: failure.code == Code.JOIN_WAITS)[:1])
     found = "; ".join(reasons) or "the document names none"
     remedy = "It is tried again by itself. Is a control plane up, and port 6401 of it open to this node?"
     raise DocumentError([Failure(Code.CLUSTER_UNREACHABLE, ENDPOINTS_PATH, found, remedy)])
 
 
-def _introduce(endpoint: Endpoint, token: Token) -> Introduced:
+def _introduce(endpoint: Endpoint, token: Token) -> str:
+    """Return the CA of a control plane that has proved to know the token, PEM. Raises DocumentError."""
     nonce = secrets.token_bytes(32)
     asked = time.time()
     answer = _ask(Client(endpoint, _unproven), HELLO, Hello(token.id, nonce.hex()))
@@ -173,7 +172,7 @@ def _introduce(endpoint: Endpoint, token: Token) -> Introduced:
         raise DocumentError([Failure(Code.CLUSTER_NOT_TRUSTED, TOKEN_PATH, found, remedy)])
     if failure := _clocks(host, introduction.time, asked):
         raise DocumentError([failure])
-    return Introduced(endpoint, introduction.authority)
+    return introduction.authority
 
 
 def _clocks(host: str, theirs: int, asked: float) -> Failure | None:

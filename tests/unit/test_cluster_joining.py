@@ -76,6 +76,7 @@ class Partners:
     """A datastore as the gate sees it: what it waits for, and whom it has taken in."""
 
     waits: str | None = None
+    serves: bool = True
     members: list[str] = field(default_factory=lambda: ["192.0.2.1:9000"])
 
     async def ready_for(self, machine: records.Machine) -> str | None:
@@ -126,6 +127,7 @@ def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
             addresses=lambda: ("192.0.2.1", "198.51.100.1"),
             certificates=lambda: authority,
             datastore=partners,
+            serves=lambda: partners.serves,
             kubernetes=lambda: VERSION,
         )
         door = TlsDoor(lambda: nodes.application(made))
@@ -180,7 +182,7 @@ def test_a_worker_joins_with_the_shared_token_and_has_all_its_certificates(gate:
 def test_a_control_plane_is_given_the_authorities_once_the_datastore_is_ready(gate: Gate) -> None:
     node = replace(worker(gate), config=replace(worker(gate).config, role=Role.CONTROL_PLANE))
     gate.partners.waits = "being opened"
-    assert refused(gate, node) == ("join-waits", "basalt.role")
+    assert refused(gate, node) == ("join-waits", "basalt.cluster")
     assert gate.admission.refusals == (), "waiting is no refusal"
     assert not list(gate.folder.rglob("ca.key"))
     gate.partners.waits = None
@@ -207,6 +209,22 @@ def test_a_control_plane_that_is_not_up_yet_is_waited_for(
     monkeypatch.setattr(gate.objects, "get", nobody)
     assert refused(gate, worker(gate)) == ("join-waits", "basalt.cluster")
     assert gate.admission.refusals == ()
+
+
+def test_nobody_is_let_in_while_the_control_plane_is_starting(gate: Gate) -> None:
+    gate.partners.serves = False
+    assert refused(gate, worker(gate)) == ("join-waits", "basalt.cluster")
+    assert gate.admission.refusals == ()
+    assert not [path for path in gate.objects.objects if "/configmaps/" in path]
+
+
+def test_what_one_endpoint_refuses_the_next_one_is_asked_for(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [False, True]
+    monkeypatch.setattr(gate.admission, "serves", lambda: answers.pop(0))
+    join(gate, worker(gate, endpoints=[gate.endpoint, gate.endpoint.replace("127.0.0.1", "localhost")]))
+    assert answers == []
 
 
 def test_several_machines_join_with_a_shared_token_and_one_with_a_one_time_token(gate: Gate) -> None:
