@@ -17,6 +17,8 @@ from firstboot.datastores import dqlite, etcd
 from firstboot.kube import Client
 from firstboot.services.model import Node
 
+VOTERS = 3
+"""How many members dqlite wants to vote."""
 OPENING = "the cluster's datastore is being opened to another control plane"
 
 
@@ -51,6 +53,20 @@ class Partners(ABC):
 
 class DqlitePartners(Partners):
     """dqlite's members find each other by address; the new one adds itself with its certificate."""
+
+    async def ready_for(self, machine: Machine) -> str | None:
+        """Besides listening, whoever was let in before has arrived: members are made voters one by one."""
+        if reason := await super().ready_for(machine):
+            return reason
+        roles = {each["address"]: each["role"] for each in await dqlite.members()}
+        voters = sum(role == "voter" for role in roles.values())
+        for each in await records.machines(self.client):
+            if each.role != Role.CONTROL_PLANE or each.ip == machine.ip:
+                continue
+            role = roles.get(dqlite.peer(each.ip))
+            if role is None or (role == "spare" and voters < VOTERS):
+                return f"{each.name} is joining the datastore"
+        return None
 
     async def admit(self, machine: Machine) -> list[str]:
         """Return the addresses of all members that there are."""

@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+from firstboot import run
 from firstboot.datastores import Endpoint
+from firstboot.failure import BasaltError
 from firstboot.paths import DQLITE_SOCKET, PKI
 from firstboot.probes import SocketProbe
 from firstboot.services.model import Node, Service
+
+SECONDS = 10.0
+"""How long k8s-dqlite may take to tell its status."""
 
 ENDPOINT = Endpoint({"etcd-servers": f"unix://{DQLITE_SOCKET}"})
 
@@ -27,6 +35,16 @@ def service(node: Node) -> Service:
             **(_partners(node) if node.control_planes else {}),
         },
     )
+
+
+async def members() -> list[dict[str, Any]]:
+    """Return the members as the leader knows them: `address`, `role` (voter, stand-by, spare). Raises BasaltError."""
+    answer = await run.run_async(["k8s-dqlite", "status"], timeout=SECONDS)
+    status = json.loads(answer.stdout)
+    if not status["healthy"]:
+        raise BasaltError(f"the datastore does not answer: {status['error']}", "It goes on by itself.")
+    found: list[dict[str, Any]] = status["members"]
+    return found
 
 
 def peer(host: str) -> str:

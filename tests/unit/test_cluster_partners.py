@@ -53,7 +53,14 @@ def node(datastore: str) -> Node:
     )
 
 
-def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore(tmp_path: Path) -> None:
+def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(*_: object) -> list[Any]:
+        return []
+
+    monkeypatch.setattr("firstboot.cluster.records.machines", nobody)
+    monkeypatch.setattr("firstboot.datastores.dqlite.members", nobody)
     path, followed, works = tmp_path / "membership.json", node("dqlite"), False
     partners = DqlitePartners(cast("Client", None), path, lambda: followed, lambda: works)
     assert asyncio.run(partners.ready_for(NEW)) == OPENING
@@ -63,6 +70,38 @@ def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore
     assert asyncio.run(partners.ready_for(NEW)) == OPENING, "the agent follows the record only later"
     followed = replace(followed, control_planes=recorded.control_planes)
     assert asyncio.run(partners.ready_for(NEW)) is None
+
+
+@pytest.mark.parametrize(
+    ("roles", "waits"),
+    [
+        (["voter", "voter"], False),
+        (["voter", None], True),
+        (["voter", "spare"], True),
+        (["voter", "stand-by"], False),
+        (["voter", "spare", "voter", "voter"], False),
+    ],
+)
+def test_dqlite_takes_in_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roles: list[str | None], waits: bool
+) -> None:
+    others = [Machine(f"cp-{i}", "control-plane", f"192.0.2.{i}", "") for i in range(1, len(roles) + 1)]
+    worker = Machine("w-1", "worker", "192.0.2.99", "")
+
+    async def machines(client: Client) -> list[Machine]:
+        return [*others, worker, new]
+
+    async def members() -> list[dict[str, Any]]:
+        pairs = zip(others, roles, strict=True)
+        return [{"address": f"{each.ip}:9000", "role": role} for each, role in pairs if role]
+
+    new = Machine("cp-9", "control-plane", "192.0.2.9", "f" * 64)
+    monkeypatch.setattr("firstboot.cluster.records.machines", machines)
+    monkeypatch.setattr("firstboot.datastores.dqlite.members", members)
+    followed = replace(node("dqlite"), control_planes=("192.0.2.1",))
+    partners = DqlitePartners(cast("Client", None), tmp_path / "m.json", lambda: followed, lambda: True)
+    reason = asyncio.run(partners.ready_for(new))
+    assert reason == ("cp-2 is joining the datastore" if waits else None)
 
 
 def test_etcd_is_told_where_its_own_member_is_and_then_of_the_new_one_once(tmp_path: Path) -> None:

@@ -25,17 +25,24 @@ type Links struct {
 	network *Network
 	mutex   sync.Mutex
 	open    map[*link]struct{}
+	dialing map[*dial]struct{}
+}
+
+// dial is a connection that is being opened.
+type dial struct {
+	address string
+	cancel  context.CancelFunc
 }
 
 // NewLinks returns an empty set.
 func NewLinks(network *Network) *Links {
-	return &Links{network: network, open: map[*link]struct{}{}}
+	return &Links{network: network, open: map[*link]struct{}{}, dialing: map[*dial]struct{}{}}
 }
 
 // Dial opens a database connection on which no single read or write takes longer than a limit. go-dqlite itself
 // reads the later parts of a long answer without any.
 func (l *Links) Dial(ctx context.Context, address string) (net.Conn, error) {
-	conn, err := l.network.Dial(ctx, address)
+	conn, err := l.connect(ctx, address)
 	if err != nil {
 		return nil, err
 	}
@@ -50,6 +57,22 @@ func (l *Links) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return opened, nil
 }
 
+// connect dials so that CloseAllBut can end it: a member that is frozen is reached, and then says nothing.
+func (l *Links) connect(ctx context.Context, address string) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	begun := &dial{address, cancel}
+	l.mutex.Lock()
+	l.dialing[begun] = struct{}{}
+	l.mutex.Unlock()
+	defer func() {
+		cancel()
+		l.mutex.Lock()
+		delete(l.dialing, begun)
+		l.mutex.Unlock()
+	}()
+	return l.network.Dial(ctx, address)
+}
+
 // CloseAllBut ends the connections to every other member: once the leader has changed, whatever waits there waits in
 // vain, and it is better to know now than at the limit.
 func (l *Links) CloseAllBut(leader string) {
@@ -58,6 +81,11 @@ func (l *Links) CloseAllBut(leader string) {
 	for each := range l.open {
 		if each.address != leader {
 			old = append(old, each)
+		}
+	}
+	for each := range l.dialing {
+		if each.address != leader {
+			each.cancel()
 		}
 	}
 	l.mutex.Unlock()

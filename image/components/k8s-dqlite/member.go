@@ -28,7 +28,8 @@ const (
 
 	leaderInterval  = 250 * time.Millisecond
 	aloneInterval   = 5 * time.Second
-	attemptTimeout  = time.Second
+	questionTimeout = time.Second     // for the own node
+	attemptTimeout  = 5 * time.Second // to find the leader and to open a connection there
 	handoverTimeout = 5 * time.Second
 	// Joining copies the whole database; everything else at start is quick.
 	readyTimeout = 4 * time.Minute
@@ -91,7 +92,7 @@ func (m *Member) Connector(s Settings, newest *horizon) (driver.Connector, error
 	if s.Tracing {
 		tracing = client.LogDebug
 	}
-	leaders, err := dqlite.New(m.store,
+	leaders, err := dqlite.New(leaderStore{m},
 		dqlite.WithDialFunc(m.links.Dial),
 		dqlite.WithAttemptTimeout(attemptTimeout),
 		dqlite.WithConnectionBackoffFactor(20*time.Millisecond),
@@ -164,7 +165,7 @@ func (m *Member) followLeader(ctx context.Context) {
 		if alone {
 			continue
 		}
-		within, cancel := context.WithTimeout(ctx, attemptTimeout)
+		within, cancel := context.WithTimeout(ctx, questionTimeout)
 		leader, err := m.Leader(within)
 		cancel()
 		if err != nil || leader == nil || leader.Address == "" || leader.Address == known {
@@ -217,6 +218,22 @@ func (s memberStore) Get(context.Context) ([]client.NodeInfo, error) {
 }
 
 func (s memberStore) Set(context.Context, []client.NodeInfo) error { return nil }
+
+// leaderStore names the leader alone as long as the own node knows it. go-dqlite asks all members at once who leads
+// whenever a connection is opened; on machines that are busy already, dozens of handshakes would follow.
+type leaderStore struct{ member *Member }
+
+func (s leaderStore) Get(ctx context.Context) ([]client.NodeInfo, error) {
+	within, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
+	leader, err := s.member.Leader(within)
+	if err == nil && leader != nil && leader.Address != "" {
+		return []client.NodeInfo{*leader}, nil
+	}
+	return s.member.store.Get(ctx)
+}
+
+func (s leaderStore) Set(context.Context, []client.NodeInfo) error { return nil }
 
 func logDqlite(level client.LogLevel, format string, arguments ...any) {
 	// While looking for the leader each member that is not it, or does not know it yet, is a warning to go-dqlite. It is

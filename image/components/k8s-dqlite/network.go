@@ -22,8 +22,13 @@ import (
 )
 
 const (
-	dialTimeout      = time.Second
+	dialTimeout = time.Second
+	// On a machine that is overloaded a handshake takes long, and giving up only means that another one begins.
 	handshakeTimeout = 5 * time.Second
+	// Handshakes with other members that this process makes at a time; what is more than that waits for its turn.
+	handshakesAtOnce = 4
+	// Sessions that can be taken up again without signing anything, which is most of what a handshake costs.
+	rememberedSessions = 16
 	// After this long without an acknowledgement from the peer's kernel a connection is dead. TCP's own patience is
 	// a quarter of an hour.
 	deadPeerTimeout = 5 * time.Second
@@ -38,6 +43,7 @@ type Network struct {
 	address string // of this member
 	socket  string // of the dqlite node
 	tls     *tls.Config
+	turns   chan struct{}
 }
 
 // NewNetwork reads the certificates, if there are any.
@@ -46,7 +52,9 @@ func NewNetwork(s Settings) (*Network, error) {
 	if _, err := rand.Read(random); err != nil {
 		return nil, err
 	}
-	n := &Network{address: s.Address, socket: "@k8s-dqlite-" + hex.EncodeToString(random)}
+	n := &Network{
+		address: s.Address, socket: "@k8s-dqlite-" + hex.EncodeToString(random), turns: make(chan struct{}, handshakesAtOnce),
+	}
 	if !s.Secured() {
 		return n, nil
 	}
@@ -71,6 +79,8 @@ func NewNetwork(s Settings) (*Network, error) {
 		RootCAs:      pool,
 		ClientCAs:    pool,
 		ClientAuth:   tls.RequireAndVerifyClientCert,
+
+		ClientSessionCache: tls.NewLRUClientSessionCache(rememberedSessions),
 	}
 	return n, nil
 }
@@ -97,16 +107,31 @@ func (n *Network) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if n.tls == nil {
 		return nil, fmt.Errorf("member %s cannot be reached: this member has no certificate", address)
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
+	select {
+	case n.turns <- struct{}{}:
+		defer func() { <-n.turns }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
 	config := n.tls.Clone()
 	config.ServerName = host
-	dialer := tls.Dialer{NetDialer: &net.Dialer{Control: setDeadPeerTimeout}, Config: config}
-	return dialer.DialContext(ctx, "tcp", address)
+	// A machine that is off does not answer at all; that is known sooner.
+	plain, err := (&net.Dialer{Control: setDeadPeerTimeout, Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	secured := tls.Client(plain, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		plain.Close()
+		return nil, err
+	}
+	return secured, nil
 }
 
 // Serve lets other members in until the context ends; it returns at once when there is nothing to serve.

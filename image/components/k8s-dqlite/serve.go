@@ -103,6 +103,10 @@ func openBackend(ctx context.Context, s Settings, m *Member, registry prometheus
 		return nil, err
 	}
 	pool := generic.ConnectionPoolConfig{MaxIdle: maxIdleConns, MaxOpen: maxOpenConns}
+	if s.Secured() {
+		// A connection to another member is too dear to be thrown away.
+		pool.MaxIdle = maxOpenConns
+	}
 	work := &sync.WaitGroup{}
 	base, err := generic.OpenDB(ctx, work, "dqlite", opener, pool, "?", false, registry)
 	if err != nil {
