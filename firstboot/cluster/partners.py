@@ -64,7 +64,8 @@ class DqlitePartners(Partners):
             if each.role != Role.CONTROL_PLANE or each.ip == machine.ip:
                 continue
             role = roles.get(dqlite.peer(each.ip))
-            if role is None or (role == "spare" and voters < VOTERS):
+            # Of two members one votes: dqlite makes voters of both when there is a third.
+            if role is None or (role == "spare" and voters < VOTERS <= len(roles)):
                 return f"{each.name} is joining the datastore"
         return None
 

@@ -77,7 +77,8 @@ def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore
     [
         (["voter", "voter"], False),
         (["voter", None], True),
-        (["voter", "spare"], True),
+        (["voter", "spare"], False),
+        (["voter", "spare", "spare"], True),
         (["voter", "stand-by"], False),
         (["voter", "spare", "voter", "voter"], False),
     ],
