@@ -118,7 +118,8 @@ def _members(user_data: Path | None, control_planes: int, workers: int) -> tuple
         )
     FOLDER.mkdir(parents=True, exist_ok=True)
     authority = administration.make_credentials(FOLDER).authority.read_text()
-    return fleet.cluster(control_planes, workers, fleet.token(FOLDER), authority)
+    emulated = accelerator.detect(kernel()) is Accelerator.TCG
+    return fleet.cluster(control_planes, workers, fleet.token(FOLDER), authority, emulated=emulated)
 
 
 def _say_running(wanted: Wanted) -> None:

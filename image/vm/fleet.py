@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ PRIVATE = "192.168.77"
 """The first three numbers of the addresses among the machines."""
 OUTSIDE = "10.0.2.15/24"
 """The address that QEMU's user network gives its machine."""
+
+
+PATIENT = {"k8s-dqlite": {"extra-args": {"network-latency": "200ms"}}}
+"""`services` of emulated control planes: several on a few processors answer each other as late as continents do."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ def alone(user_data: str) -> tuple[Member, ...]:
     return (Member("node-1", user_data),)
 
 
-def cluster(control_planes: int, workers: int, token: str, authority: str) -> tuple[Member, ...]:
+def cluster(
+    control_planes: int, workers: int, token: str, authority: str, *, emulated: bool
+) -> tuple[Member, ...]:
     """Return the machines of a cluster; the first starts it. authority: CA of who administers them, PEM."""
-    return tuple(_members(control_planes, workers, token, authority))
+    common = {"access": {"client-ca": authority}, **({"services": PATIENT} if emulated else {})}
+    return tuple(_members(control_planes, workers, token, common))
 
 
-def _members(control_planes: int, workers: int, token: str, authority: str) -> Iterator[Member]:
+def _members(control_planes: int, workers: int, token: str, common: Mapping[str, Any]) -> Iterator[Member]:
     roles = ["control-plane"] * control_planes + ["worker"] * workers
     for number, role in enumerate(roles, start=1):
         # The first control planes are asked by all others, whichever of them is up.
@@ -51,7 +58,7 @@ def _members(control_planes: int, workers: int, token: str, authority: str) -> I
             "role": role,
             "node": {"name": name, "ip": f"{PRIVATE}.{number}"},
             "cluster": {"token": token, **joins},
-            "access": {"client-ca": authority},
+            **common,
         }
         yield Member(name, seed.user_data(document), network_config(name, f"{PRIVATE}.{number}"))
 

@@ -98,6 +98,41 @@ def test_leader_killed(cluster: Cluster, programs: Programs, folder: Path, secon
         assert max(count["longest_gap_s"] for count in counts) < 8
 
 
+def test_one_that_was_alone_takes_in_two_others(programs: Programs, folder: Path, seconds: float) -> None:
+    """It has moved from the loopback address and holds more than its log does: newcomers need a snapshot."""
+    authority = Authority(folder, "members")
+    homes = [folder / str(number) for number in range(len(HOSTS))]
+    for home in homes:
+        home.mkdir()
+    alone = Dqlite(programs, homes[0], f"{HOSTS[0]}:{free_port(HOSTS[0])}")
+    torture = torture_at(alone, programs, folder, "alone")
+    with alone:
+        finish(torture.write(seconds))
+        alone.stop()
+    hosts = ("127.0.0.4", *HOSTS[1:])
+    addresses = [f"{host}:{free_port(host)}" for host in hosts]
+    members = [
+        Dqlite(programs, home, address, () if number == 0 else (addresses[0],), authority.identity(host))
+        for number, (home, address, host) in enumerate(zip(homes, addresses, hosts, strict=True))
+    ]
+    made = Cluster(members, authority)
+    try:
+        members[0].start()
+        later = torture_at(members[0], programs, folder, "later")
+        writers = later.write(seconds)
+        members[1].start(wait=False)
+        members[2].start()
+        wait_until("three voters", lambda: made.voters() == len(HOSTS))
+        finish(writers)
+        for member in members:
+            for each in (torture, later):
+                result = each.verify(member.endpoint)
+                assert result["broken"] == {}, result["instances"]
+    finally:
+        for member in members:
+            member.kill()
+
+
 def test_leader_frozen(cluster: Cluster, programs: Programs, folder: Path, seconds: float) -> None:
     """The kernel of a frozen process answers for it: only limits of one's own notice."""
     leader = cluster.leader()

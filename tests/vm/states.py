@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from image import host
 from image.vm import administration
+from image.vm.fleet import PATIENT
 
 from . import drives, pods
 from .cluster import member
@@ -36,6 +37,7 @@ def setup(datastore: str) -> Setup:
         datastore,
         access={"client-ca": administrator().authority.read_text()},
         cluster={"bootstrap": True, "token": TOKEN},
+        services=PATIENT,
     )
     return member("node-1", 1, document, way_out=WAY_OUT[datastore])
 

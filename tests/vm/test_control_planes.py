@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from firstboot.report.status import Phase
+from image.vm.fleet import PATIENT
 
 from . import states
 from .cluster import Cluster, address, member
@@ -59,7 +60,7 @@ def test_three_control_planes_do_without_any_one(
 def joiner() -> dict[str, Any]:
     """Return the document of a further control plane; networks and datastore are the cluster's."""
     cluster = {"token": states.TOKEN, "endpoints": [address(1)]}
-    return {"version": 1, "role": "control-plane", "cluster": cluster}
+    return {"version": 1, "role": "control-plane", "cluster": cluster, "services": PATIENT}
 
 
 def note(machine: Machine, name: str) -> None:
