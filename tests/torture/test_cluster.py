@@ -122,6 +122,7 @@ def test_one_that_was_alone_takes_in_two_others(programs: Programs, folder: Path
         writers = later.write(seconds)
         members[1].start(wait=False)
         members[2].start()
+        wait_until("both serve", (members[1].folder / "control.sock").exists)
         wait_until("three voters", lambda: made.voters() == len(HOSTS))
         finish(writers)
         for member in members:
