@@ -14,6 +14,7 @@ from firstboot.cluster.membership import Membership
 from firstboot.cluster.records import Machine
 from firstboot.config import DatastoreType, Role
 from firstboot.datastores import dqlite, etcd
+from firstboot.failure import BasaltError
 from firstboot.kube import Client
 from firstboot.services.model import Node
 
@@ -58,7 +59,10 @@ class DqlitePartners(Partners):
         """Besides listening, whoever was let in before has arrived: members are made voters one by one."""
         if reason := await super().ready_for(machine):
             return reason
-        roles = {each["address"]: each["role"] for each in await dqlite.members()}
+        try:
+            roles = {each["address"]: each["role"] for each in await dqlite.members()}
+        except BasaltError:
+            return OPENING
         voters = sum(role == "voter" for role in roles.values())
         for each in await records.machines(self.client):
             if each.role != Role.CONTROL_PLANE or each.ip == machine.ip:

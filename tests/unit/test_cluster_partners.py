@@ -14,6 +14,7 @@ from firstboot.cluster.membership import Membership
 from firstboot.cluster.partners import OPENING, DqlitePartners, EtcdPartners
 from firstboot.cluster.records import Machine
 from firstboot.config import Config
+from firstboot.failure import BasaltError
 from firstboot.kube import Client, KubeError
 from firstboot.services.model import Node
 from firstboot.steps.controlplanes import ControlPlanes
@@ -70,6 +71,12 @@ def test_the_node_records_first_that_it_is_not_alone_and_waits_for_its_datastore
     assert asyncio.run(partners.ready_for(NEW)) == OPENING, "the agent follows the record only later"
     followed = replace(followed, control_planes=recorded.control_planes)
     assert asyncio.run(partners.ready_for(NEW)) is None
+
+    async def starting() -> list[Any]:
+        raise BasaltError("the datastore does not answer")
+
+    monkeypatch.setattr("firstboot.datastores.dqlite.members", starting)
+    assert asyncio.run(partners.ready_for(NEW)) == OPENING
 
 
 @pytest.mark.parametrize(
