@@ -21,7 +21,7 @@ import shutil
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from firstboot.failure import BasaltError
@@ -40,8 +40,6 @@ FOLDER = BUILD / "run"
 PREVIOUS = BUILD / "run.previous"
 EXAMPLE = ROOT / "examples" / "control-plane.yaml"
 DISK_SIZE = "20G"
-MEMORY = {"control-plane": 3072, "worker": 2048}
-"""MiB of the machines of a cluster."""
 STATUS, REST, KUBERNETES = 9180, 6400, 6443
 PORTS = {STATUS: "status", REST: "REST API", KUBERNETES: "Kubernetes API"}
 READY_SECONDS = 900.0
@@ -212,18 +210,17 @@ def _make_disks(image: Path, member: Member, folder: Path) -> None:
 
 
 def _hardware(member: Member, folder: Path, chosen: Accelerator, networks: tuple[Network, ...]) -> Hardware:
-    hardware = Hardware(
+    return Hardware(
         name=member.name,
         disk=folder / "disk.qcow2",
         firmware=Firmware(disks.FIRMWARE_CODE, folder / "variables.qcow2"),
         console=folder / "console.log",
         monitor=folder / "monitor",
         accelerator=chosen,
+        memory=member.memory,
         extra=(folder / "seed.iso",),
         networks=networks,
     )
-    worker = '"role": "worker"' in member.user_data
-    return replace(hardware, memory=MEMORY["worker" if worker else "control-plane"])
 
 
 def choose_ports(*, prefer: bool = True) -> dict[int, int]:

@@ -16,6 +16,8 @@ from image.vm.background import write
 
 PRIVATE = "192.168.77"
 """The first three numbers of the addresses among the machines."""
+WORKER_MEMORY = 2048
+"""MiB: no datastore and no API server."""
 OUTSIDE = "10.0.2.15/24"
 """The address that QEMU's user network gives its machine."""
 
@@ -26,11 +28,12 @@ PATIENT = {"k8s-dqlite": {"extra-args": {"network-latency": "200ms"}}}
 
 @dataclass(frozen=True)
 class Member:
-    """A machine: its name, its #cloud-config, and its network's settings (None: DHCP)."""
+    """A machine: its name, its #cloud-config, its network's settings (None: DHCP), and its memory in MiB."""
 
     name: str
     user_data: str
     network: str | None = None
+    memory: int = 3072
 
 
 def alone(user_data: str) -> tuple[Member, ...]:
@@ -50,27 +53,34 @@ def _members(control_planes: int, workers: int, token: str, common: Mapping[str,
     roles = ["control-plane"] * control_planes + ["worker"] * workers
     for number, role in enumerate(roles, start=1):
         # The first control planes are asked by all others, whichever of them is up.
-        known = [f"{PRIVATE}.{each}" for each in range(1, min(control_planes, 3) + 1) if each != number]
+        known = [address(each) for each in range(1, min(control_planes, 3) + 1) if each != number]
         joins: dict[str, Any] = {"bootstrap": True} if number == 1 else {"endpoints": known}
         name = f"node-{number}"
         document = {
             "version": 1,
             "role": role,
-            "node": {"name": name, "ip": f"{PRIVATE}.{number}"},
+            "node": {"name": name, "ip": address(number)},
             "cluster": {"token": token, **joins},
             **common,
         }
-        yield Member(name, seed.user_data(document), network_config(name, f"{PRIVATE}.{number}"))
+        network = network_config(name, address(number))
+        memory = WORKER_MEMORY if role == "worker" else Member.memory
+        yield Member(name, seed.user_data(document), network, memory)
 
 
-def network_config(name: str, address: str, *, way_out: bool = True) -> str:
+def address(number: int) -> str:
+    """Return the address among the machines of the one with that number."""
+    return f"{PRIVATE}.{number}"
+
+
+def network_config(name: str, own: str, *, way_out: bool = True) -> str:
     """Return the network-config (version 2) of a machine with a card among the machines and one for its ports.
 
     way_out: whether the second card asks DHCP, which also gives a default route and a name server
     """
     inside, outside = ({"match": {"macaddress": mac_address(name, index)}} for index in (0, 1))
     settings: dict[str, Any] = {"dhcp4": True} if way_out else {"addresses": [OUTSIDE], "dhcp4": False}
-    cards = {"cluster": {**inside, "addresses": [f"{address}/24"]}, "outside": {**outside, **settings}}
+    cards = {"cluster": {**inside, "addresses": [f"{own}/24"]}, "outside": {**outside, **settings}}
     return json.dumps({"version": 2, "ethernets": cards})
 
 

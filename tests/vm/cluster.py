@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from image.vm.arguments import Accelerator, EmptyNetwork, SwitchNetwork
-from image.vm.fleet import PRIVATE, network_config
+from image.vm.fleet import address, network_config
 from image.vm.seed import Document, user_data
 from image.vm.switch import Switch
 
@@ -84,8 +84,3 @@ def member(name: str, number: int, document: Document, *, memory: int = 3072, wa
     described = {**document, "node": {**document.get("node", {}), "name": name, "ip": address(number)}}
     seed = NoCloud(user_data(described), name, network_config(name, address(number), way_out=way_out))
     return Setup(name=name, extra=(test_data(), seed), memory=memory, networks=(APART, CLOSED))
-
-
-def address(number: int) -> str:
-    """Return the address among the machines of the one with that number."""
-    return f"{PRIVATE}.{number}"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from firstboot.report.status import Phase
-from image.vm.fleet import PATIENT
+from image.vm.fleet import PATIENT, address
 
 from . import states
-from .cluster import Cluster, address, member
+from .cluster import Cluster, member
 from .conftest import ReadyCopy
 from .machine import Machine
 

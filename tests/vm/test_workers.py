@@ -10,10 +10,11 @@ from typing import Any
 from firstboot.codes import Code
 from firstboot.report.status import Phase, Status
 from firstboot.sources import FILE
+from image.vm.fleet import address
 from image.vm.seed import document_text
 
 from . import drives, pods, states
-from .cluster import Cluster, address, member
+from .cluster import Cluster, member
 from .conftest import ReadyCopy
 from .machine import READY_SECONDS, Machine
 
