@@ -108,6 +108,24 @@ class Code(StrEnum):
     JOIN_FAILED = "join-failed", "A control plane could not let the node in; it is tried again."
     JOIN_REFUSED = "join-refused", "This control plane has refused a machine lately."
 
+    # Backups of the datastore
+    BACKUP_FORMAT = (
+        "backup-format",
+        "The file is no backup, or one of a format that this version does not know.",
+    )
+    BACKUP_DAMAGED = "backup-damaged", "The backup is cut off or was changed."
+    BACKUP_KEY = "backup-key", "The passphrase or key does not open the backup."
+    BACKUP_DIFFERS = (
+        "backup-differs",
+        "The backup is of a cluster that the node's document does not describe.",
+    )
+    NOT_ALONE = (
+        "not-alone",
+        "The control plane has partners, and what is asked for is possible without any only.",
+    )
+    NOT_POSSIBLE = "not-possible", "The node's datastore has no such function."
+    BUSY = "busy", "The node does already what is asked for."
+
     # The running node
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."

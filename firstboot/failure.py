@@ -52,3 +52,9 @@ class DocumentError(BasaltError):
     def __init__(self, failures: Iterable[Failure]) -> None:
         self.failures = tuple(failures)
         super().__init__("\n".join(str(failure) for failure in self.failures))
+
+
+class Refused(DocumentError):
+    """A request that the node does not carry out, with every reason found; nothing was changed."""
+
+    exit_code = 1
