@@ -6,6 +6,7 @@
 //	k8s-dqlite status              members, leader, size, as JSON
 //	k8s-dqlite dump FILE           a consistent backup, one SQLite file
 //	k8s-dqlite metrics             counters, in Prometheus' format
+//	k8s-dqlite restore FILE        a new folder with the content of a backup; needs no daemon
 //
 // How it keeps every acknowledged write is told in docs/datastore.md.
 package main
@@ -34,6 +35,9 @@ func start(arguments []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if len(arguments) > 0 {
+		if arguments[0] == "restore" {
+			return restoreTo(ctx, arguments[1:])
+		}
 		if ask, ok := questions[arguments[0]]; ok {
 			return ask(ctx, arguments[1:])
 		}
