@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from firstboot import files, observe, paths, systemd
 from firstboot import log as logs
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
+from firstboot.backup.places import Places
 from firstboot.cluster.joiner import Joiner
 from firstboot.codes import Code
 from firstboot.config import Role
@@ -31,7 +32,7 @@ from firstboot.milestones import Milestones
 from firstboot.observe import Observer
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
-from firstboot.plan import GATES, UNITS, Memory, Wanted, node_probe, plan, wanted
+from firstboot.plan import GATES, UNITS, Memory, Wanted, node_probe, plan, restoring, wanted
 from firstboot.reconcile import Pass, converge, moved
 from firstboot.report import status
 from firstboot.report.status import Part, Phase, Status
@@ -42,6 +43,8 @@ from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd, Unit
 
 if TYPE_CHECKING:
+    from firstboot.backup.custodian import Custodian
+    from firstboot.backup.making import Source
     from firstboot.cluster.admission import Admission
 
 log = logging.getLogger(__name__)
@@ -96,6 +99,7 @@ class Agent:
     current: Status = field(default_factory=Status)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
+    places: Places = field(default_factory=Places)
     waits: tuple[Step, ...] = ()
     units: Mapping[str, Unit] = field(default_factory=dict)
 
@@ -106,9 +110,10 @@ class Agent:
     async def plan(self) -> Sequence[PlannedStep]:
         """Return what the next pass would do, without doing it."""
         course = self._course()
-        result = await converge(course.steps, await self._machine(Verdicts()), dry=True)
+        steps = self._steps(course)
+        result = await converge(steps, await self._machine(Verdicts()), dry=True)
         found = {step.name: finding for step, finding in result.findings}
-        return [_planned(step, found, result) for step in course.steps]
+        return [_planned(step, found, result) for step in steps]
 
     async def kubeconfig(self, server: str | None) -> str:
         """Return the administrator's kubeconfig."""
@@ -143,6 +148,25 @@ class Agent:
             kubernetes=_kubernetes_version,
         )
 
+    @cached_property
+    def datastore(self) -> Custodian:
+        """Who looks after this control plane's datastore; has an answer on control planes only."""
+        from firstboot.backup.custodian import Custodian
+
+        return Custodian(self._source, decided=self.wake.set, places=self.places)
+
+    def _source(self) -> Source:
+        """Return what a backup is taken of. Raises NotYet where there is no datastore."""
+        from firstboot.backup.making import Source
+        from firstboot.datastores.store import store
+
+        course = self._course()
+        if not course.node.config.role.has_control_plane:
+            raise NotYet("a worker has no datastore", "Ask a control plane.")
+        member = store(course.node.config.datastore.type, self.client)
+        image = self.current.image.version
+        return Source(course.node, course.certificates, member, image, _kubernetes_version())
+
     def _serves(self) -> bool:
         """Whether this control plane has been ready, and its datastore and API server work now."""
         parts = self.current.components
@@ -172,11 +196,26 @@ class Agent:
         if self.course is None:
             self._publish(self._waiting(taken))
             return
-        machine = await self._machine(self.course.verdicts)
-        result = await converge(self.course.steps, machine)
+        if self.places.decided.exists():
+            self._begin_anew(self.course.node, taken.addresses)
+        course, steps = self.course, self._steps(self.course)
+        machine = await self._machine(course.verdicts)
+        result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
-        parts = await self._parts(self.course, machine)
-        self._publish(self._running(taken, self.course, result, parts))
+        parts = await self._parts(course, machine)
+        self._publish(self._running(taken, course, result, parts))
+
+    def _steps(self, course: Course) -> tuple[Step, ...]:
+        """Return what is to be done: a restore that was decided, and all else when it is done."""
+        if not self.places.decided.exists():
+            return course.steps
+        return restoring(course.node, course.certificates, self.places)
+
+    def _begin_anew(self, node: Node, addresses: Sequence[str]) -> None:
+        """Forget what was seen of the node before its restore: it starts as if for the first time."""
+        self.course = Course.of(node, self.memory, addresses)
+        self.observer, self.was_ready = Observer(), False
+        self.memory.applied.forget()
 
     async def pause(self) -> None:
         """Wait until another round may find something to do: time has passed, or what this one waited for is there."""
@@ -318,6 +357,7 @@ async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        await asyncio.to_thread(agent.places.sweep)
         await manager.hold((*UNITS, TIME_UNIT))
         await manager.on_change(agent.wake.set)
         systemd.notify("READY=1")

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import secrets
 import socket
 import ssl
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlencode, urlsplit
 
-from firstboot.failure import BasaltError, DocumentError, Failure
+from firstboot.failure import BasaltError, DocumentError, Failure, Refused
 
 SOCKET = Path("/run/basalt/api.sock")
 PORT = 6400
@@ -67,9 +69,25 @@ class Client:
         """Return the JSON at a path. Raises BasaltError."""
         return _parse(self.get(path, query))
 
-    def post_json(self, path: str, body: str, query: Mapping[str, str] | None = None) -> Any:
-        """Send a text and return the JSON that answers it. Raises BasaltError."""
-        with self._request("POST", path, query, body) as response:
+    def post_json(
+        self, path: str, body: str, query: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+    ) -> Any:
+        """Send a text and return the JSON that answers it; timeout: seconds of silence. Raises BasaltError."""
+        with self._request("POST", path, query, _Body.text(body), timeout) as response:
+            return _parse(response.read().decode())
+
+    def post_stream(self, path: str, body: str, timeout: float) -> Generator[bytes, None, None]:
+        """Send a text and give the bytes that answer it as they come; timeout: seconds of silence."""
+        with self._request("POST", path, None, _Body.text(body), timeout) as response:
+            while piece := response.read1(65536):
+                yield piece
+
+    def upload(self, path: str, values: Mapping[str, str], file: tuple[str, BinaryIO], timeout: float) -> Any:
+        """Send values and then a file, as a form does, and return the JSON that answers them. Raises BasaltError.
+
+        timeout: seconds of silence
+        """
+        with self._request("POST", path, None, _Body.form(values, file), timeout) as response:
             return _parse(response.read().decode())
 
     def stream(
@@ -86,18 +104,22 @@ class Client:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: str | None = None,
+        body: _Body | None = None,
         timeout: float | None = TIMEOUT,
     ) -> Iterator[http.client.HTTPResponse]:
         opened = self._connect(self._endpoint)
+        target = path + (f"?{urlencode(query)}" if query else "")
         try:
             with _explained(self._endpoint):
-                opened.request(
-                    method,
-                    path + (f"?{urlencode(query)}" if query else ""),
-                    None if body is None else body.encode(),
-                    {"Content-Type": "application/yaml"} if body is not None else {},
-                )
+                opened.connect()
+                if body is not None and opened.sock is not None:
+                    opened.sock.settimeout(timeout)
+                # A node that refuses what it is sent need not read it to its end; what it answers says why.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    if body is None:
+                        opened.request(method, target)
+                    else:
+                        opened.request(method, target, body.pieces, body.headers)
                 response = opened.getresponse()
                 if response.status >= 400:
                     raise _error(response.status, response.read().decode(errors="replace"))
@@ -106,6 +128,43 @@ class Client:
                 yield response
         finally:
             opened.close()
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What is sent, piece by piece, and what is said about it."""
+
+    pieces: Iterable[bytes]
+    headers: Mapping[str, str]
+
+    @classmethod
+    def text(cls, text: str) -> _Body:
+        """A document or another text."""
+        data = text.encode()
+        return cls([data], {"Content-Type": "application/yaml", "Content-Length": str(len(data))})
+
+    @classmethod
+    def form(cls, values: Mapping[str, str], file: tuple[str, BinaryIO]) -> _Body:
+        """A form with short values and one file at its end (RFC 7578)."""
+        boundary = secrets.token_hex(16)
+        begin = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        before = "".join(f'{begin}"{name}"\r\n\r\n{value}\r\n' for name, value in values.items())
+        name, content = file
+        kind = "Content-Type: application/octet-stream"
+        head = f'{before}{begin}"{name}"; filename="{name}"\r\n{kind}\r\n\r\n'.encode()
+        tail = f"\r\n--{boundary}--\r\n".encode()
+        length = len(head) + os.fstat(content.fileno()).st_size + len(tail)
+
+        def pieces() -> Iterator[bytes]:
+            yield head
+            yield from iter(lambda: content.read(65536), b"")
+            yield tail
+
+        headers = {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            "Content-Length": str(length),
+        }
+        return cls(pieces(), headers)
 
 
 def connection(endpoint: Endpoint) -> http.client.HTTPConnection:
@@ -200,6 +259,10 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
         raise Unreachable(
             f"{endpoint.name} does not answer", "Is the node up and the address right?"
         ) from None
+    except http.client.IncompleteRead:
+        raise Unreachable(
+            f"{endpoint.name} ended its answer too early", "Try again; `basalt logs basalt` says what it met."
+        ) from None
     except http.client.HTTPException as error:
         raise Unreachable(f"{endpoint.name} answers with something else than HTTP: {error!r}") from None
     except OSError as error:
@@ -237,6 +300,8 @@ def _error(status: int, text: str) -> BasaltError:
         failures = []
     if status == 422 and failures:
         return DocumentError(failures)
+    if status == 409 and failures:
+        return Refused(failures)
     if not failures:
         return BasaltError(f"the node answers with HTTP status {status}", "Is this the API of a Basalt node?")
     first = failures[0]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from firstboot.backup.places import Places
 from firstboot.cluster.records import Machine, machine_object
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd
@@ -32,6 +33,7 @@ from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
+from firstboot.steps.restore import Restore
 from firstboot.steps.units import Running, Stopped
 
 UNITS = (
@@ -119,6 +121,17 @@ class Memory:
 def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> tuple[Step, ...]:
     """Return the steps, each after all that it needs."""
     return tuple(_steps(node, wanted, certificates, memory))
+
+
+def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step, ...]:
+    """Return the steps of a node whose datastore becomes that of a backup; the others follow when they are done.
+
+    All stop that know the old authorities. Containers run on, and with them pods, until the kubelet is back.
+    """
+    units = tuple(unit for unit in UNITS if unit != "containerd")
+    folder = dqlite.FOLDER if node.config.datastore.type is DatastoreType.DQLITE else etcd.FOLDER
+    stopped = tuple(Stopped(unit) for unit in units)
+    return *stopped, Restore(units, certificates, folder, places, needs=tuple(step.name for step in stopped))
 
 
 def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from firstboot import run, schema
-from firstboot.api import access, errors, logs
+from firstboot.api import access, datastore, errors, logs
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.api.node import Node
 from firstboot.config import Role
@@ -42,6 +42,7 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
         app.router.add_get(path, handler, allow_head=False)
     app.router.add_post("/v1/validate", api.validate)
     app.router.add_post("/v1/join-tokens", api.join_token)
+    datastore.add_routes(app, node)
     app.on_response_prepare.append(add_headers)
     return app
 

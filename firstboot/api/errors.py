@@ -11,7 +11,7 @@ from enum import StrEnum
 from aiohttp import web
 
 from firstboot.api.node import NotYet
-from firstboot.failure import BasaltError, DocumentError, Failure
+from firstboot.failure import BasaltError, DocumentError, Failure, Refused
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return await handler(request)
     except ApiError as error:
         return respond([error.failure], error.code.http_status)
+    except Refused as error:
+        return respond(error.failures, 409)
     except DocumentError as error:
         return respond(error.failures, 422)
     except NotYet as error:

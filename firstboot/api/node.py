@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from firstboot.config import Role
 from firstboot.failure import BasaltError
 from firstboot.report.status import Status
+
+if TYPE_CHECKING:
+    from firstboot.backup.custodian import Custodian
 
 
 @dataclass(frozen=True)
@@ -77,4 +80,9 @@ class Node(Protocol):
 
         Raises NotYet on a node that gives out none, and KubeError.
         """
+        ...
+
+    @property
+    def datastore(self) -> Custodian:
+        """Who looks after the control plane's datastore; on a worker each of his answers is NotYet."""
         ...

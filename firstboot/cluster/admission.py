@@ -275,7 +275,7 @@ class Admission:
 
 def version_failure(theirs: str, ours: str | None) -> Failure | None:
     """Return why a node of that version of Kubernetes cannot join an API server of ours."""
-    node, server = _minor(theirs), _minor(ours or "")
+    node, server = minor(theirs), minor(ours or "")
     if node is None or server is None or server - OLDEST <= node <= server:
         return None
     side = "newer than" if node > server else f"more than {OLDEST} minor versions behind"
@@ -287,7 +287,8 @@ def version_failure(theirs: str, ours: str | None) -> Failure | None:
     )
 
 
-def _minor(version: str) -> int | None:
+def minor(version: str) -> int | None:
+    """Return the minor version of a version of Kubernetes, None for what is none."""
     match = re.match(r"v?1\.(\d+)\.", version)
     return int(match[1]) if match else None
 

@@ -3,18 +3,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from firstboot import run
+from firstboot.codes import Code
+from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint
-from firstboot.failure import BasaltError
+from firstboot.datastores.store import DatastoreStatus, Member, Store
+from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.paths import DQLITE_SOCKET, PKI
 from firstboot.probes import SocketProbe
 from firstboot.services.model import Node, Service
 
 SECONDS = 10.0
 """How long k8s-dqlite may take to tell its status."""
+
+SNAPSHOT_SECONDS, BUILD_SECONDS = 600.0, 3600.0
+"""How long it may take to write all data to a file, and to make a datastore of one: emulated machines are slow."""
+
+FOLDER = Path("/var/lib/k8s-dqlite")
 
 ENDPOINT = Endpoint({"etcd-servers": f"unix://{DQLITE_SOCKET}"})
 
@@ -29,7 +40,7 @@ def service(node: Node) -> Service:
         unit="k8s-dqlite",
         probe=SocketProbe(DQLITE_SOCKET),
         arguments={
-            "storage-dir": "/var/lib/k8s-dqlite",
+            "storage-dir": str(FOLDER),
             "listen": f"unix://{DQLITE_SOCKET}",
             "address": peer(host),
             **(_partners(node) if node.control_planes else {}),
@@ -39,12 +50,79 @@ def service(node: Node) -> Service:
 
 async def members() -> list[dict[str, Any]]:
     """Return the members as the leader knows them: `address`, `role` (voter, stand-by, spare). Raises BasaltError."""
+    found: list[dict[str, Any]] = (await _status())["members"]
+    return found
+
+
+class Dqlite(Store):
+    """The node's member, by the commands of k8s-dqlite."""
+
+    unit = "k8s-dqlite"
+    folder = FOLDER
+
+    async def status(self) -> DatastoreStatus:
+        """Ask over the control socket; members are known by their addresses, and how others are by nobody."""
+        found = await _status()
+        return DatastoreStatus(
+            DatastoreType.DQLITE,
+            leads=found["leader"] == found["address"],
+            members=tuple(
+                Member(
+                    "",
+                    each["address"],
+                    each["role"],
+                    each["leader"],
+                    True if each["address"] == found["address"] or each["leader"] else None,
+                )
+                for each in found["members"]
+            ),
+            size=found["size"],
+            revision=found["revision"],
+        )
+
+    async def snapshot(self, path: Path) -> None:
+        """Write one SQLite file."""
+        await run.run_async(["k8s-dqlite", "dump", path], timeout=SNAPSHOT_SECONDS)
+
+    async def revision(self, snapshot: Path) -> int:
+        """Look into the SQLite file; what it says must fit together."""
+        return await asyncio.to_thread(_revision, snapshot)
+
+    async def build(self, node: Node, snapshot: Path, folder: Path) -> None:
+        """Copy the file into a new member at the loopback address; it moves when it gets partners."""
+        command = ["k8s-dqlite", "restore", f"--storage-dir={folder}", str(snapshot)]
+        await run.run_async(command, timeout=BUILD_SECONDS)
+
+    async def defragment(self) -> None:
+        """Refuse: SQLite's VACUUM makes a new file, and dqlite has none to exchange."""
+        found = "dqlite does not give back the space of deleted data; it fills it with what is written next"
+        remedy = (
+            "Nothing need be done. To make the database small all the same, take a backup and restore it:"
+            " that copies what is there and nothing else."
+        )
+        raise Refused([Failure(Code.NOT_POSSIBLE, "datastore", found, remedy)])
+
+
+async def _status() -> dict[str, Any]:
     answer = await run.run_async(["k8s-dqlite", "status"], timeout=SECONDS)
-    status = json.loads(answer.stdout)
+    status: dict[str, Any] = json.loads(answer.stdout)
     if not status["healthy"]:
         raise BasaltError(f"the datastore does not answer: {status['error']}", "It goes on by itself.")
-    found: list[dict[str, Any]] = status["members"]
-    return found
+    return status
+
+
+def _revision(snapshot: Path) -> int:
+    import sqlite3
+
+    try:
+        with closing(sqlite3.connect(f"{snapshot.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            (verdict,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+            (revision,) = database.execute("SELECT MAX(id) FROM kine").fetchone()
+    except sqlite3.Error as error:
+        raise BasaltError(f"the snapshot of the datastore cannot be read: {error}") from error
+    if verdict != "ok" or revision is None:
+        raise BasaltError(f"the snapshot of the datastore is damaged: {verdict}")
+    return int(revision)
 
 
 def peer(host: str) -> str:

@@ -22,6 +22,11 @@ def give(described: Catalogue) -> dict[str, str]:
     return given
 
 
+def names(described: Catalogue) -> frozenset[str]:
+    """Return the names of all that `give` gives."""
+    return frozenset(name for name, _, _, _ in _entries(described))
+
+
 def take(described: Catalogue, given: Mapping[str, str]) -> list[files.File]:
     """Return the files as they should be written, keys first. Raises BasaltError when something is missing."""
     taken = []

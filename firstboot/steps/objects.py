@@ -26,6 +26,10 @@ class Applied:
         known = self.when.get(object_path(obj))
         return known is not None and known[1] == obj and time.monotonic() - known[0] < AGAIN
 
+    def forget(self) -> None:
+        """Count nothing as applied: the objects are in another datastore now."""
+        self.when.clear()
+
     def note(self, obj: Object) -> None:
         """Remember that it was applied now."""
         self.when[object_path(obj)] = (time.monotonic(), obj)

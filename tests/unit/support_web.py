@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.api.server import ApiServer
+from firstboot.backup.custodian import Custodian
 from firstboot.client import Client, Endpoint, UnixConnection
 from firstboot.config import Role
 from firstboot.failure import Failure
@@ -81,6 +82,13 @@ class MadeUpNode:
     steps: Sequence[PlannedStep] = ()
     has_authority: bool = True
     asked: list[str | None] = field(default_factory=list)
+    keeper: Custodian | None = None
+
+    @property
+    def datastore(self) -> Custodian:
+        if self.keeper is None:
+            raise NotYet("a worker has no datastore", "Ask a control plane.")
+        return self.keeper
 
     def status(self) -> Status:
         return self.current

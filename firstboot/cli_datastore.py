@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`basalt datastore`: how it stands, backups and restores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from firstboot.failure import BasaltError
+
+if TYPE_CHECKING:
+    from firstboot.client import Client
+
+TAKING, RESTORING = 1200.0, 5400.0
+"""Seconds in which a node may say nothing: it writes a snapshot, or builds a datastore of one."""
+
+
+def add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    client: Callable[[argparse.Namespace], Client],
+    table: Callable[[list[str], list[list[str]]], None],
+) -> None:
+    """Add the commands. client: makes one of the options before the command; table: prints one."""
+    top = commands.add_parser("datastore", help="look after a control plane's datastore")
+    below = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[Client, argparse.Namespace], int], help: str
+    ) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = below.add_parser(
+            name, help=help, description=help.capitalize() + "."
+        )
+        added.set_defaults(command=lambda arguments: run(client(arguments), arguments))
+        return added
+
+    showing = command("status", lambda asked, given: _status(asked, given, table), "show members and size")
+    showing.add_argument("--json", action="store_true", help="print JSON")
+    taking = command("backup", _backup, "write an encrypted backup to a file")
+    taking.add_argument("file", type=Path, metavar="FILE", help="where to write it")
+    how = taking.add_mutually_exclusive_group(required=True)
+    how.add_argument("--passphrase-file", type=Path, metavar="F", help="file with a passphrase")
+    how.add_argument("--recipient", type=Path, metavar="FILE", help="public key (X25519) of who can open it")
+    back = command("restore", _restore, "make a lone control plane what a backup says")
+    back.add_argument("file", type=Path, metavar="FILE", help="the backup")
+    how = back.add_mutually_exclusive_group(required=True)
+    how.add_argument("--passphrase-file", type=Path, metavar="F", help="file with the passphrase")
+    # Not --key, which means the client's before the command.
+    how.add_argument(
+        "--key", dest="private_key", type=Path, metavar="FILE", help="private key to the recipient's"
+    )
+    back.add_argument("--yes", action="store_true", help="replace the node's cluster, keys and data included")
+    command("defragment", _defragment, "give back the disk space of deleted data")
+
+
+def _status(
+    client: Client, arguments: argparse.Namespace, table: Callable[[list[str], list[list[str]]], None]
+) -> int:
+    data = client.get_json("/v1/datastore")
+    if arguments.json:
+        print(json.dumps(data, indent=2))
+        return 0
+    from firstboot.report.screen import clean
+
+    print(f"{data['type']}, {data['size']} bytes, revision {data['revision']}")
+    heads = ["MEMBER", "ADDRESS", "ROLE", "LEADER", "HEALTHY"]
+    rows = [
+        [
+            clean(each["name"] or "-"),
+            clean(each["address"]),
+            clean(each["role"]),
+            "yes" if each["leader"] else "no",
+            {True: "yes", False: "no", None: "unknown"}[each["healthy"]],
+        ]
+        for each in data["members"]
+    ]
+    table(heads, rows)
+    return 0
+
+
+def _backup(client: Client, arguments: argparse.Namespace) -> int:
+    body = _secret(arguments, "recipient", arguments.recipient)
+    pieces = client.post_stream("/v1/datastore/backup", json.dumps(body), TAKING)
+    _tell(arguments.file, receive(pieces, arguments.file))
+    return 0
+
+
+def _restore(client: Client, arguments: argparse.Namespace) -> int:
+    if not arguments.yes:
+        raise BasaltError(
+            "this replaces the node's cluster, its keys and all of its data, by those of the backup",
+            "Give --yes if that is what you want.",
+        )
+    secret = _secret(arguments, "key", arguments.private_key)
+    with _opened(arguments.file) as file:
+        decided = client.upload("/v1/datastore/restore", secret, ("backup", file), RESTORING)
+    print(f"The node becomes cluster {decided['cluster']} as of {decided['created']}.")
+    print("It stops and starts its services now; `basalt status --wait ready` waits for the end.")
+    return 0
+
+
+def _defragment(client: Client, arguments: argparse.Namespace) -> int:
+    done = client.post_json("/v1/datastore/defragment", "", timeout=TAKING)
+    print(f"{done['before']} bytes before, {done['after']} bytes after")
+    return 0
+
+
+def receive(pieces: Iterable[bytes], target: Path) -> str:
+    """Write a backup to a file that has its name only when all of it is on the disk; return its check sum.
+
+    Raises BasaltError when it is not whole.
+    """
+    import hashlib
+    import tempfile
+
+    from firstboot.backup.sealed import TRAILER_BYTES, trailer
+
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            digest, end = hashlib.sha256(), b""
+            for piece in pieces:
+                file.write(piece)
+                end += piece
+                digest.update(end[:-TRAILER_BYTES])
+                end = end[-TRAILER_BYTES:]
+            if end != trailer(digest.hexdigest()):
+                raise BasaltError(
+                    "the backup ends too early or is damaged, and was not kept",
+                    "Try again; `basalt logs basalt` says what the node met.",
+                )
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(name, target)
+        _sync(target.parent)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+    return digest.hexdigest()
+
+
+def _tell(path: Path, digest: str) -> None:
+    from firstboot.backup.header import Header
+
+    with path.open("rb") as file:
+        header, _ = Header.read(file)
+    print(f"{path}: {path.stat().st_size} bytes, cluster {header.cluster}, revision {header.revision}")
+    print(f"sha256 {digest}")
+
+
+def _secret(arguments: argparse.Namespace, name: str, key: Path | None) -> dict[str, str]:
+    """Return what opens or seals a backup: a passphrase without the line break at its end, or a key."""
+    if arguments.passphrase_file is not None:
+        return {"passphrase": _text(arguments.passphrase_file).rstrip("\r\n")}
+    assert key is not None
+    return {name: _text(key)}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise BasaltError(f"{path} cannot be read: {reason}", "Check the path and its rights.") from None
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise BasaltError(
+            f"{path} cannot be read: {error.strerror}", "Check the path and its rights."
+        ) from None
+
+
+def _unwritable(path: Path, error: OSError) -> BasaltError:
+    return BasaltError(
+        f"{path} cannot be written: {error.strerror}", "Is there such a folder, and space in it?"
+    )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

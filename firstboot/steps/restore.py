@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a restore that was decided: the node's authorities and its datastore become those of the backup."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from firstboot import files
+from firstboot.backup.places import Decided, Places, exchange
+from firstboot.pki import handover
+from firstboot.pki.catalogue import Catalogue
+from firstboot.steps.model import Finding, Machine
+from firstboot.systemd import Unit
+
+RESTING = ("inactive", "failed")
+
+
+@dataclass(frozen=True)
+class Restore:
+    """No restore is left undone. It goes through the same motions however often it was cut off before.
+
+    units:  all that may hold the old authorities or data; they are stopped, and stay so until this is done
+    folder: of the datastore
+    """
+
+    units: tuple[str, ...]
+    catalogue: Catalogue = field(repr=False)
+    folder: Path
+    places: Places
+    name: str = "restore"
+    needs: tuple[str, ...] = ()
+    lasts: ClassVar[bool] = False
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Look for the record, and whether everything rests."""
+        decided = await asyncio.to_thread(Decided.load, self.places.decided)
+        if decided is None:
+            return None
+        if busy := next(_busy(self.units, machine.units), None):
+            return Finding(f"{busy}.service", "wait", "is stopping")
+        return Finding(str(self.folder), "exchange", f"a backup of {decided.created} is restored")
+
+    async def apply(self, machine: Machine) -> None:
+        """Put the backup's keys and data in their places, remove the record, and then what the node was before."""
+        await asyncio.to_thread(self._finish)
+
+    def _finish(self) -> None:
+        decided = Decided.load(self.places.decided)
+        if decided is None:
+            return
+        files.write_all(handover.take(self.catalogue, decided.pki))
+        # Signed by authorities that are no more: the step that looks after certificates makes new ones.
+        for spec in self.catalogue.certificates:
+            files.remove(spec.certificate)
+        exchange(self.folder)
+        files.remove(self.places.decided)
+        self.places.sweep()
+
+
+def _busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
+    return (name for name in names if name in units and units[name].active not in RESTING)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The datastore over a real socket, by the API and by the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firstboot import cli, client
+from firstboot.backup import locks
+from firstboot.backup.locks import Passphrase, PrivateKey, Sealer
+from firstboot.backup.making import Taken
+from firstboot.backup.sealed import Sealed
+from firstboot.client import Endpoint
+from firstboot.failure import BasaltError
+
+from .support_datastore import REVISION, ControlPlane
+from .support_web import Served, serve
+from .test_api import assert_described
+from .test_backup_format import PRIVATE, PUBLIC
+
+SECRET = "correct horse battery"
+FORM = "multipart/form-data; boundary=b"
+
+
+@dataclass
+class Node:
+    """A control plane and its API; main: the command line on it."""
+
+    plane: ControlPlane
+    served: Served
+    main: Callable[..., int]
+
+    def post(self, path: str, body: bytes, kind: str = "application/json") -> tuple[int, Any]:
+        with closing(client.UnixConnection(self.served.socket)) as connection:
+            connection.request("POST", path, body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> ControlPlane:
+    return ControlPlane.make(tmp_path_factory.mktemp("made") / "node")
+
+
+@pytest.fixture
+def node(made: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+    monkeypatch.setattr(locks, "N", 2**4)
+    monkeypatch.setattr(locks, "P", 1)
+    plane = made.copied(tmp_path / "node")
+    with serve(tmp_path / "api.sock") as served:
+        served.node.keeper = plane.custodian
+        monkeypatch.setattr(Endpoint.__init__, "__defaults__", (None, None, None, None, False, served.socket))
+        yield Node(plane, served, lambda *arguments: cli.main(["datastore", *map(str, arguments)]))
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> dict[str, Path]:
+    content = {
+        "passphrase": SECRET + "\n",
+        "other": "another passphrase",
+        "private": PRIVATE,
+        "public": PUBLIC,
+    }
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    return {name: tmp_path / name for name in content}
+
+
+def opened(path: Path, opener: Any) -> bytes:
+    found = Sealed.look(io.BytesIO(path.read_bytes()))
+    return b"".join(found.plain(opener.open(found.header.lock)))
+
+
+def test_status(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    code, body = node.served.ask("GET", "/v1/datastore")
+    assert (code, body["type"], body["revision"]) == (200, "dqlite", REVISION)
+    assert_described("/v1/datastore", "get", code, body)
+    assert node.main("status") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"dqlite, 200000 bytes, revision {REVISION}",
+        "MEMBER  ADDRESS         ROLE   LEADER  HEALTHY",
+        "node-1  127.0.0.1:9000  voter  yes     yes",
+    ]
+    assert node.main("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == body
+
+
+def test_backup_by_passphrase(
+    node: Node, secrets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "cluster.backup"
+    target.write_text("of yesterday")
+    assert node.main("backup", target, "--passphrase-file", secrets["passphrase"]) == 0
+    size, digest = target.stat().st_size, target.read_text("latin-1").splitlines()[-1]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{target}: {size} bytes, cluster basalt, revision {REVISION}",
+        digest,
+    ]
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert b"snapshot" in opened(target, Passphrase(SECRET))
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_backup_for_a_recipient(node: Node, secrets: dict[str, Path], tmp_path: Path) -> None:
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--recipient", secrets["public"]) == 0
+    assert b"snapshot" in opened(target, PrivateKey.of(PRIVATE))
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b"", ""),
+        (b"{}", ""),
+        (b"[1]", ""),
+        (b'{"passphrase": 1}', ""),
+        (b'{"passphrase": "x", "recipient": "y"}', ""),
+        (b'{"secret": "correct horse battery"}', ""),
+        (b'{"passphrase": "short-secret"}'[:-5] + b'"}', "passphrase"),
+        (b'{"recipient": "no key"}', "recipient"),
+    ],
+)
+def test_a_backup_wants_one_secret(node: Node, body: bytes, path: str) -> None:
+    code, answer = node.post("/v1/datastore/backup", body)
+    (failure,) = answer["failures"]
+    assert (code, failure["code"], failure["path"]) == (400, "bad-request", path)
+    assert "short" not in json.dumps(answer)
+    assert_described("/v1/datastore/backup", "post", code, answer)
+
+
+def test_a_backup_that_breaks_off_is_not_kept(
+    node: Node,
+    secrets: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    genuine = node.plane.custodian.backup
+
+    @asynccontextmanager
+    async def breaking(sealer: Sealer) -> AsyncIterator[Taken]:
+        async with genuine(sealer) as taken:
+
+            def pieces() -> Iterator[bytes]:
+                yield next(taken.sealed)
+                raise OSError(5, "Input/output error")
+
+            yield Taken(taken.header, pieces())
+
+    keeper = node.plane.custodian
+    monkeypatch.setattr(keeper, "backup", breaking)
+    node.served.node.keeper = keeper
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--passphrase-file", secrets["passphrase"]) == 1
+    err = capsys.readouterr().err
+    assert "too early" in err and "Traceback" not in err
+    assert not target.exists() and not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_file_that_is_not_whole_gets_no_name(tmp_path: Path) -> None:
+    from firstboot.cli_datastore import receive
+
+    with pytest.raises(BasaltError, match="ends too early or is damaged"):
+        receive([b"x" * 500], tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(BasaltError, match="cannot be written"):
+        receive([], tmp_path / "none/file")
+
+
+def test_restore(
+    node: Node, secrets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--recipient", secrets["public"]) == 0
+    assert node.main("restore", target, "--key", secrets["private"]) == 1
+    assert "--yes" in capsys.readouterr().err and node.plane.woken == []
+    assert node.main("restore", target, "--key", secrets["private"], "--yes") == 0
+    assert "The node becomes cluster basalt as of 2" in capsys.readouterr().out
+    assert node.plane.woken == ["decided"] and node.plane.places.decided.exists()
+    assert node.main("restore", target, "--key", secrets["private"], "--yes") == 1
+    assert "datastore: a backup is being restored [busy]" in capsys.readouterr().err
+
+
+def test_a_restore_by_program(node: Node, secrets: dict[str, Path], tmp_path: Path) -> None:
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--passphrase-file", secrets["passphrase"]) == 0
+    body = form({"passphrase": SECRET.encode(), "backup": target.read_bytes()})
+    code, answer = node.post("/v1/datastore/restore", body, FORM)
+    assert (code, answer["revision"]) == (202, REVISION)
+    assert_described("/v1/datastore/restore", "post", code, answer)
+
+
+def test_refusals_say_why(
+    node: Node, secrets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--passphrase-file", secrets["passphrase"]) == 0
+    capsys.readouterr()
+
+    def refusal(*options: object) -> str:
+        assert node.main("restore", target, *options, "--yes") == 1
+        err = capsys.readouterr().err
+        assert SECRET not in err and "Traceback" not in err and "another passphrase" not in err
+        return err
+
+    assert "[backup-key]" in refusal("--passphrase-file", secrets["other"])
+    assert "[backup-key]" in refusal("--key", secrets["private"])
+    assert "cannot be read" in refusal("--passphrase-file", tmp_path / "none")
+    node.plane.joined_by("192.0.2.8")
+    assert "[not-alone]" in refusal("--passphrase-file", secrets["passphrase"])
+    target.write_bytes(b"x" * 30_000_000)
+    assert "[not-alone]" in refusal("--passphrase-file", secrets["passphrase"]), "the body need not be read"
+
+
+def form(parts: dict[str, bytes]) -> bytes:
+    body = b""
+    for name, content in parts.items():
+        body += b'--b\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (name.encode(), content)
+    return body + b"--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "path"),
+    [
+        (b"x", "application/json", ""),
+        (b"x", FORM, ""),
+        (b"", FORM, ""),
+        (form({}), FORM, ""),
+        (form({"passphrase": SECRET.encode()}), FORM, ""),
+        (form({"backup": b"x", "passphrase": SECRET.encode()}), FORM, ""),
+        (form({"passphrase": b"short", "backup": b"x"}), FORM, "passphrase"),
+        (form({"passphrase": b"\xff" * 20, "backup": b"x"}), FORM, "passphrase"),
+        (form({"passphrase": b"x" * 20_000, "backup": b"x"}), FORM, "passphrase"),
+        (form({"key": b"no key", "backup": b"x"}), FORM, "key"),
+        (form({"passphrase": SECRET.encode(), "file": b"x"}), FORM, "backup"),
+    ],
+)
+def test_a_restore_wants_a_secret_and_then_a_file(node: Node, body: bytes, kind: str, path: str) -> None:
+    code, answer = node.post("/v1/datastore/restore", body, kind)
+    (failure,) = answer["failures"]
+    assert (code, failure["code"], failure["path"]) == (400, "bad-request", path)
+    assert list(node.plane.places.state.iterdir()) == []
+    assert_described("/v1/datastore/restore", "post", code, answer)
+
+
+def test_dqlite_needs_no_defragmentation(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    assert node.main("defragment") == 1
+    assert "[not-possible]" in capsys.readouterr().err
+
+
+def test_etcd_tells_what_it_gave_back(
+    node: Node, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defragment() -> None:
+        (node.plane.store.folder / "data").write_bytes(b"less")
+
+    monkeypatch.setattr(node.plane.store, "defragment", defragment)
+    assert node.main("defragment") == 0
+    assert capsys.readouterr().out == "200000 bytes before, 4 bytes after\n"
+
+
+@pytest.mark.parametrize("request_", [("GET", ""), ("POST", "/defragment")])
+def test_a_worker_has_no_datastore(node: Node, request_: tuple[str, str]) -> None:
+    node.served.node.keeper = None
+    code, body = node.served.ask(request_[0], f"/v1/datastore{request_[1]}")
+    assert (code, body["failures"][0]["code"]) == (503, "not-yet")
+
+
+def test_secrets_are_not_logged(
+    node: Node, secrets: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--passphrase-file", secrets["passphrase"]) == 0
+    assert node.main("restore", target, "--passphrase-file", secrets["other"], "--yes") == 1
+    assert node.main("restore", target, "--passphrase-file", secrets["passphrase"], "--yes") == 0
+    assert "no backup is restored" in caplog.text and "is restored" in caplog.text
+    assert SECRET not in caplog.text and "PRIVATE KEY" not in caplog.text
