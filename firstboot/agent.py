@@ -45,6 +45,7 @@ from firstboot.systemd import Systemd, Unit
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
     from firstboot.backup.making import Source
+    from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,13 @@ class Agent:
 
         return Custodian(self._source, decided=self.wake.set, places=self.places)
 
+    @cached_property
+    def routine(self) -> Routine:
+        """Backups on a timer; followed on control planes only."""
+        from firstboot.backup.routine import Routine
+
+        return Routine(self.datastore)
+
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""
         from firstboot.backup.making import Source
@@ -203,6 +211,8 @@ class Agent:
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
         parts = await self._parts(course, machine)
+        if course.node.config.role.has_control_plane and self._serves():
+            self.routine.follow(course.node.config.datastore.backup)
         self._publish(self._running(taken, course, result, parts))
 
     def _steps(self, course: Course) -> tuple[Step, ...]:
@@ -261,8 +271,15 @@ class Agent:
             node=status.Node(course.node.name, course.node.config.role.value, taken.addresses),
             components=components,
             features=features,
-            failures=(*taken.failures, *result.failures, *observe.failures(parts), *self._refusals),
+            failures=(
+                *taken.failures,
+                *result.failures,
+                *observe.failures(parts),
+                *self._refusals,
+                *self._backup_failures,
+            ),
             certificates=self._expiries(course),
+            backup=self.routine.last if "routine" in vars(self) else None,
         )
 
     def _joining(self, taken: Taken) -> Status:
@@ -295,6 +312,11 @@ class Agent:
     @property
     def _refusals(self) -> tuple[Failure, ...]:
         return self.admission.refusals if "admission" in vars(self) else ()
+
+    @property
+    def _backup_failures(self) -> tuple[Failure, ...]:
+        failure = self.routine.failure if "routine" in vars(self) else None
+        return (failure,) if failure else ()
 
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki

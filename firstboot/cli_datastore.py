@@ -54,6 +54,12 @@ def add(
         "--key", dest="private_key", type=Path, metavar="FILE", help="private key to the recipient's"
     )
     back.add_argument("--yes", action="store_true", help="replace the node's cluster, keys and data included")
+    command(
+        "backups", lambda asked, given: _backups(asked, table), "list what the node has backed up by itself"
+    )
+    fetching = command("fetch", _fetch, "copy one of these to a file")
+    fetching.add_argument("name", metavar="NAME", help="as listed")
+    fetching.add_argument("file", type=Path, metavar="FILE", help="where to write it")
     command("defragment", _defragment, "give back the disk space of deleted data")
 
 
@@ -106,6 +112,26 @@ def _restore(client: Client, arguments: argparse.Namespace) -> int:
 def _defragment(client: Client, arguments: argparse.Namespace) -> int:
     done = client.post_json("/v1/datastore/defragment", "", timeout=TAKING)
     print(f"{done['before']} bytes before, {done['after']} bytes after")
+    return 0
+
+
+def _backups(client: Client, table: Callable[[list[str], list[list[str]]], None]) -> int:
+    found = client.get_json("/v1/datastore/backups")["backups"]
+    if not found:
+        print("None: the document's `datastore.backup` has the node take some.")
+        return 0
+    from firstboot.report.screen import clean
+
+    rows = [[clean(each["name"]), clean(each["created"]), str(each["size"])] for each in found]
+    table(["NAME", "CREATED", "BYTES"], rows)
+    return 0
+
+
+def _fetch(client: Client, arguments: argparse.Namespace) -> int:
+    from urllib.parse import quote
+
+    pieces = client.stream(f"/v1/datastore/backups/{quote(arguments.name, safe='')}", {}, TAKING)
+    _tell(arguments.file, receive(pieces, arguments.file))
     return 0
 
 

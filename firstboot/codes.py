@@ -119,6 +119,7 @@ class Code(StrEnum):
         "backup-differs",
         "The backup is of a cluster that the node's document does not describe.",
     )
+    BACKUP_FAILED = "backup-failed", "A backup could not be taken; it is tried again."
     NOT_ALONE = (
         "not-alone",
         "The control plane has partners, and what is asked for is possible without any only.",

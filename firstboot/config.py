@@ -134,15 +134,46 @@ class Cluster:
 
 
 @dataclass(frozen=True)
+class Backup:
+    """Backups that control planes take by themselves.
+
+    recipient: public key, PEM; None means that none are taken
+    interval:  hours or days, e.g. ``24h``
+    keep:      how many stay on a control plane
+    """
+
+    recipient: str | None = None
+    interval: str = "24h"
+    keep: int = 7
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Backup:
+        """Read ``datastore.backup``."""
+        return cls(
+            recipient=data.get("recipient"),
+            interval=data.get("interval", cls.interval),
+            keep=data.get("keep", cls.keep),
+        )
+
+    @property
+    def seconds(self) -> int:
+        """The interval."""
+        return int(self.interval[:-1]) * {"h": 3600, "d": 86400}[self.interval[-1]]
+
+
+@dataclass(frozen=True)
 class Datastore:
     """Where the API server keeps its objects."""
 
     type: DatastoreType = DatastoreType.DQLITE
+    backup: Backup = field(default_factory=Backup)
 
     @classmethod
     def from_dict(cls, data: Document) -> Datastore:
         """Read ``datastore``."""
-        return cls(type=DatastoreType(data.get("type", cls.type)))
+        return cls(
+            type=DatastoreType(data.get("type", cls.type)), backup=Backup.from_dict(data.get("backup", {}))
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from firstboot.cluster.tokens import BadToken, Token
 from firstboot.codes import Code
 from firstboot.config import DNS_ADDRESS_INDEX, Cluster, Role
-from firstboot.failure import Failure
+from firstboot.failure import BasaltError, Failure
 from firstboot.owned import reason
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, Place, show_path
@@ -85,6 +85,7 @@ class Rules:
         self.arguments()
         self.urls()
         self.client_ca()
+        self.recipient()
         return self.failures
 
     def value(self, path: Path) -> Any:
@@ -380,3 +381,16 @@ class Rules:
         problem = None if text is None else certificate_problem(text, datetime.now(UTC))
         if problem:
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
+
+    def recipient(self) -> None:
+        """Backups are sealed for a key that somebody can have the private half of."""
+        path: Path = ("basalt", "datastore", "backup", "recipient")
+        text = self.value(path)
+        if text is None:
+            return
+        from firstboot.backup.locks import Recipient
+
+        try:
+            Recipient.of(text)
+        except BasaltError as error:
+            self.fail(Code.BAD_VALUE, path, str(error), error.hint)

@@ -21,6 +21,7 @@ from firstboot.strictyaml import Path, Place, short, show_path
 KEYWORDS = frozenset(
     {
         *("type", "enum", "pattern", "maxLength", "minItems", "maxItems", "items", "required"),
+        *("minimum", "maximum"),
         *("properties", "patternProperties", "additionalProperties", "$ref", "definitions"),
         *(
             "$schema",
@@ -69,6 +70,8 @@ class Check:
             yield self._no_choice(schema, data, path)
         elif isinstance(data, str):
             yield from self._text(schema, data, path)
+        elif isinstance(data, int):
+            yield from self._number(schema, data, path)
         elif isinstance(data, list):
             yield from self._list(schema, data, path)
         elif isinstance(data, dict):
@@ -104,6 +107,10 @@ class Check:
             )
         elif pattern is not None and not re.search(pattern, data):
             yield self.failure(Code.BAD_VALUE, path, _quoted(schema, data), want(schema))
+
+    def _number(self, schema: Schema, data: int, path: Path) -> Iterator[Failure]:
+        if not schema.get("minimum", data) <= data <= schema.get("maximum", data):
+            yield self.failure(Code.BAD_VALUE, path, f"{data} is too small or too large", want(schema))
 
     def _list(self, schema: Schema, data: list[Any], path: Path) -> Iterator[Failure]:
         fewest, most = schema.get("minItems", 0), schema.get("maxItems", len(data))

@@ -13,6 +13,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.api.node import Node
+from firstboot.backup import kept
 from firstboot.backup.locks import Opener, Passphrase, PrivateKey, Recipient, Sealer
 from firstboot.failure import BasaltError
 
@@ -34,6 +35,8 @@ def add_routes(app: web.Application, node: Node) -> None:
     app.router.add_post("/v1/datastore/backup", handlers.backup)
     app.router.add_post("/v1/datastore/restore", handlers.restore)
     app.router.add_post("/v1/datastore/defragment", handlers.defragment)
+    app.router.add_get("/v1/datastore/backups", handlers.backups, allow_head=False)
+    app.router.add_get("/v1/datastore/backups/{name}", handlers.fetch, allow_head=False)
 
 
 class Handlers:
@@ -83,6 +86,19 @@ class Handlers:
         return _json(
             {"cluster": header.cluster, "created": header.created, "revision": header.revision}, status=202
         )
+
+    async def backups(self, _request: web.Request) -> web.Response:
+        """Return which backups the node keeps by itself."""
+        found = await asyncio.to_thread(kept.listed, self._node.datastore.places.kept)
+        return _json({"backups": [each.to_dict() for each in found]})
+
+    async def fetch(self, request: web.Request) -> web.FileResponse:
+        """Return one of those that are listed: a name is never made into a path that is not."""
+        folder, name = self._node.datastore.places.kept, request.match_info["name"]
+        if name not in {each.name for each in await asyncio.to_thread(kept.listed, folder)}:
+            found, remedy = "the node keeps no backup of that name", "See `basalt datastore backups`."
+            raise ApiError(ApiCode.NOT_FOUND, found, remedy, "name")
+        return web.FileResponse(folder / name, headers={"Content-Type": "application/octet-stream"})
 
 
 async def _sealer(request: web.Request) -> Sealer:

@@ -7,6 +7,8 @@ sealed    the encrypted rest, chunk by chunk, and the check sum at the end
 archive   what is inside: settings, authorities, the datastore's snapshot
 making    taking one on a node that runs
 judging   whether one may become this node's cluster; nothing is touched until it may
+kept      backups that a control plane takes by itself
+routine   when it does
 places    where a restore keeps what it needs, and the record that it is decided
 
 docs/backup.md describes the format.

@@ -18,8 +18,8 @@ Settings = Mapping[str, Any]
 """The sections `cluster`, `datastore` and `features` of a document, every common key written out."""
 
 SECTIONS = ("cluster", "datastore", "features")
-OWN_KEYS = frozenset({"token", "bootstrap", "endpoints"})
-"""Keys of `cluster` that are about one machine's way into it."""
+OWN = frozenset({"cluster.token", "cluster.bootstrap", "cluster.endpoints", "datastore.backup"})
+"""What stands in these sections and is about one machine: its way into the cluster, the backups it keeps."""
 
 
 def of(config: Config) -> dict[str, Any]:
@@ -49,9 +49,11 @@ def of(config: Config) -> dict[str, Any]:
 
 def merged(document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """Return the document of a node in a cluster with these settings."""
-    own = document.get("cluster", {})
-    kept = {key: value for key, value in own.items() if key in OWN_KEYS}
-    return {**document, **settings, "cluster": {**settings["cluster"], **kept}}
+    kept = {
+        section: {key: value for key, value in document.get(section, {}).items() if f"{section}.{key}" in OWN}
+        for section in SECTIONS
+    }
+    return {**document, **{section: {**settings[section], **kept[section]} for section in SECTIONS}}
 
 
 def conflicts(document: Mapping[str, Any], settings: Settings) -> tuple[Failure, ...]:
@@ -59,21 +61,19 @@ def conflicts(document: Mapping[str, Any], settings: Settings) -> tuple[Failure,
     return tuple(
         Failure(
             Code.DIFFERS_FROM_CLUSTER,
-            path,
+            f"basalt.{path}",
             f"is {own!r}, but the cluster has {common!r}",
             "Remove the key: a node that joins takes it from the cluster.",
         )
         for section in SECTIONS
-        for path, own, common in _differences(
-            document.get(section, {}), settings[section], f"basalt.{section}"
-        )
+        for path, own, common in _differences(document.get(section, {}), settings[section], section)
     )
 
 
 def _differences(own: Any, common: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(own, Mapping) and (common is None or isinstance(common, Mapping)):
         for key, value in own.items():
-            if not (path == "basalt.cluster" and key in OWN_KEYS):
+            if f"{path}.{key}" not in OWN:
                 yield from _differences(value, (common or {}).get(key), f"{path}.{key}")
     elif own != common:
         yield path, own, common

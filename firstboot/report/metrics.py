@@ -43,6 +43,11 @@ def render(status: Status) -> str:
                 for name, end in status.certificates.items()
             ],
         ),
+        _metric(
+            "backup_timestamp_seconds",
+            "When the newest of the node's own backups was taken, in seconds since 1970.",
+            [({}, datetime.fromisoformat(status.backup).timestamp())] if status.backup else [],
+        ),
     )
     return "".join(line + "\n" for metric in metrics for line in metric)
 

@@ -138,6 +138,7 @@ class Status:
     kubernetes:   version of Kubernetes in the image, e.g. "v1.37.2"
     timings:      milestone: seconds since the kernel started
     certificates: name: end of validity (RFC 3339, UTC)
+    backup:       when the newest of the node's own backups was taken (RFC 3339, UTC)
     updated:      when the document last changed (RFC 3339, UTC)
     """
 
@@ -151,6 +152,7 @@ class Status:
     timings: Mapping[str, float] = field(default_factory=dict)
     document: Document = field(default_factory=Document)
     certificates: Mapping[str, str] = field(default_factory=dict)
+    backup: str | None = None
     updated: str = field(default_factory=lambda: now())
 
     @property
@@ -184,6 +186,7 @@ class Status:
             "timings": dict(self.timings),
             "document": {"origin": self.document.origin, "digest": self.document.digest},
             "certificates": dict(self.certificates),
+            "backup": self.backup,
             "updated": self.updated,
         }
 
@@ -210,6 +213,7 @@ class Status:
                 timings=dict(data["timings"]),
                 document=Document(data["document"].get("origin"), data["document"].get("digest")),
                 certificates=dict(data.get("certificates", {})),
+                backup=data.get("backup"),
                 updated=data["updated"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -49,6 +49,7 @@ READY = Status(
     timings={"agent": 7.5, "ready": 41.25},
     document=Document("cloud-init", "sha256:" + "0a" * 32),
     certificates={"apiserver": "2027-11-23T09:00:00Z"},
+    backup="2026-11-23T08:00:00Z",
     updated="2026-11-23T09:00:00Z",
 )
 

@@ -284,3 +284,46 @@ def test_secrets_are_not_logged(
     assert node.main("restore", target, "--passphrase-file", secrets["passphrase"], "--yes") == 0
     assert "no backup is restored" in caplog.text and "is restored" in caplog.text
     assert SECRET not in caplog.text and "PRIVATE KEY" not in caplog.text
+
+
+KEPT = "basalt-basalt-20261123T090000Z.backup"
+
+
+def test_kept_backups_are_listed_and_fetched(
+    node: Node, secrets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert node.main("backups") == 0
+    assert capsys.readouterr().out.startswith("None: ")
+    folder = node.plane.places.kept
+    folder.mkdir()
+    assert node.main("backup", folder / KEPT, "--recipient", secrets["public"]) == 0
+    capsys.readouterr()
+    code, body = node.served.ask("GET", "/v1/datastore/backups")
+    size = (folder / KEPT).stat().st_size
+    assert (code, body) == (
+        200,
+        {"backups": [{"name": KEPT, "created": "2026-11-23T09:00:00Z", "size": size}]},
+    )
+    assert_described("/v1/datastore/backups", "get", code, body)
+    assert node.main("backups") == 0
+    assert capsys.readouterr().out.splitlines()[1] == f"{KEPT}  2026-11-23T09:00:00Z  {size}"
+    target = tmp_path / "fetched"
+    assert node.main("fetch", KEPT, target) == 0
+    assert target.read_bytes() == (folder / KEPT).read_bytes()
+    assert f"revision {REVISION}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "../../identity.json", "..", "/etc/passwd", KEPT, f"../backups/{KEPT}", "new"]
+)
+def test_only_what_is_listed_is_fetched(
+    node: Node, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = node.plane.places.kept
+    folder.mkdir()
+    (folder / KEPT).symlink_to(node.plane.catalogue.authority("ca").key)
+    (folder / "new").touch()
+    assert node.main("fetch", name, tmp_path / "fetched") == 1
+    assert not (tmp_path / "fetched").exists() and capsys.readouterr().err
+    code, body = node.served.ask("GET", f"/v1/datastore/backups/{name}")
+    assert (code, body["failures"][0]["code"]) == (404, "not-found")
