@@ -154,7 +154,13 @@ class Agent:
         """Who looks after this control plane's datastore; has an answer on control planes only."""
         from firstboot.backup.custodian import Custodian
 
-        return Custodian(self._source, decided=self.wake.set, places=self.places)
+        return Custodian(self._source, decided=self._restore_decided, places=self.places)
+
+    def _restore_decided(self) -> None:
+        """Say at once that the node is not ready: who waits for it to be ready again may ask at once."""
+        self.was_ready = False
+        self._publish(replace(self.current, phase=Phase.STARTING))
+        self.wake.set()
 
     @cached_property
     def routine(self) -> Routine:
@@ -187,6 +193,13 @@ class Agent:
         record = await self.admission.new_token(role, lifetime)
         return JoinToken(record.token.text, record.role, record.expires or 0)
 
+    async def tidy(self) -> None:
+        """Remove what a power cut has left of backups; an agent that cannot has more important things to do."""
+        try:
+            await asyncio.to_thread(self.places.sweep)
+        except BasaltError as error:
+            log.warning("%s", error)
+
     async def round(self) -> None:
         """Look at everything once, do what can be done, and say how it stands."""
         self.waits = ()
@@ -204,9 +217,9 @@ class Agent:
         if self.course is None:
             self._publish(self._waiting(taken))
             return
-        if self.places.decided.exists():
-            self._begin_anew(self.course.node, taken.addresses)
         course, steps = self.course, self._steps(self.course)
+        if steps is not course.steps:
+            course = self._begin_anew(course.node, taken.addresses)
         machine = await self._machine(course.verdicts)
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
@@ -221,11 +234,12 @@ class Agent:
             return course.steps
         return restoring(course.node, course.certificates, self.places)
 
-    def _begin_anew(self, node: Node, addresses: Sequence[str]) -> None:
+    def _begin_anew(self, node: Node, addresses: Sequence[str]) -> Course:
         """Forget what was seen of the node before its restore: it starts as if for the first time."""
         self.course = Course.of(node, self.memory, addresses)
         self.observer, self.was_ready = Observer(), False
         self.memory.applied.forget()
+        return self.course
 
     async def pause(self) -> None:
         """Wait until another round may find something to do: time has passed, or what this one waited for is there."""
@@ -258,7 +272,9 @@ class Agent:
         components = {service.unit: parts[service.unit] for service in course.wanted.services}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)
-        if phase.ready and (result.failures or result.blocked):
+        # Services that a restore has yet to stop say that they are well.
+        unfinished = result.failures or result.blocked or self.places.decided.exists()
+        if phase.ready and unfinished:
             phase = Phase.DEGRADED if self.was_ready else Phase.STARTING
         if taken.failures:
             phase = Phase.DOCUMENT_INVALID
@@ -379,7 +395,7 @@ async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await asyncio.to_thread(agent.places.sweep)
+        await agent.tidy()
         await manager.hold((*UNITS, TIME_UNIT))
         await manager.on_change(agent.wake.set)
         systemd.notify("READY=1")

@@ -14,6 +14,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.api.node import Node
 from firstboot.backup import kept
+from firstboot.backup.custodian import LONGEST
 from firstboot.backup.locks import Opener, Passphrase, PrivateKey, Recipient, Sealer
 from firstboot.failure import BasaltError
 
@@ -63,8 +64,9 @@ class Handlers:
             response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
             await response.prepare(request)
             try:
-                async for piece in taken.pieces():
-                    await response.write(piece)
+                async with asyncio.timeout(LONGEST):
+                    async for piece in taken.pieces():
+                        await response.write(piece)
                 await response.write_eof()
             except (BasaltError, OSError) as error:
                 # There is no other way left to say so: the end of the file is missing, and its reader sees it.

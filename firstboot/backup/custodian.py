@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 RECEIVED = "received"
 """Name of the file as it was sent."""
+LONGEST = 6 * 3600.0
+"""Seconds in which a backup has to be sent or received: a forgotten terminal must not keep others out for ever."""
 
 
 @dataclass
@@ -137,9 +139,13 @@ async def _receive(pieces: AsyncIterator[bytes], folder: Path) -> None:
     await asyncio.to_thread(remove_tree, folder)
     files.directory(folder, 0o700)
     with os.fdopen(os.open(folder / RECEIVED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        async for piece in pieces:
-            require_room(folder, len(piece))
-            await asyncio.to_thread(file.write, piece)
+        try:
+            async with asyncio.timeout(LONGEST):
+                async for piece in pieces:
+                    require_room(folder, len(piece))
+                    await asyncio.to_thread(file.write, piece)
+        except TimeoutError:
+            raise BasaltError("the backup did not arrive in time", "Send it over a faster network.") from None
 
 
 def _busy(found: str) -> Refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,6 +86,9 @@ def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -
             await agent.round()
         return [(step.step, step.action) for step in await agent.plan()]
 
+    agent.current = replace(agent.current, phase=Phase.READY)
+    agent.datastore.decided()
+    assert agent.status().phase is Phase.STARTING, "before the next round, too"
     planned = asyncio.run(go())
     assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
     assert planned[-1] == ("restore", "wait") and len(planned) == len(UNITS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -187,6 +188,16 @@ def test_restore(
     assert node.plane.woken == ["decided"] and node.plane.places.decided.exists()
     assert node.main("restore", target, "--key", secrets["private"], "--yes") == 1
     assert "datastore: a backup is being restored [busy]" in capsys.readouterr().err
+
+
+def test_a_large_backup_goes_both_ways(node: Node, secrets: dict[str, Path], tmp_path: Path) -> None:
+    """Larger than any other request may be, and than what a connection holds at once."""
+    (node.plane.store.folder / "data").write_bytes(random.randbytes(5_000_000))
+    target = tmp_path / "cluster.backup"
+    assert node.main("backup", target, "--recipient", secrets["public"]) == 0
+    assert node.main("restore", target, "--key", secrets["private"], "--yes") == 0
+    built = node.plane.root / ".k8s-dqlite.restored/data"
+    assert built.read_bytes() == (node.plane.store.folder / "data").read_bytes()
 
 
 def test_a_restore_by_program(node: Node, secrets: dict[str, Path], tmp_path: Path) -> None:
