@@ -68,6 +68,7 @@ class Custodian:
         """
         if self._restoring or self.places.decided.exists():
             raise _busy("a backup is being restored")
+        source = self.source()
         self._restoring = True
         try:
             await self._refuse_partners()
@@ -76,13 +77,12 @@ class Custodian:
             await self._end()
             raise
         # Who has sent all of it has said what shall be; that he goes away now does not change it.
-        self._work = asyncio.create_task(self._decide(opener))
+        self._work = asyncio.create_task(self._decide(source, opener))
         return await asyncio.shield(self._work)
 
-    async def _decide(self, opener: Opener) -> Header:
+    async def _decide(self, source: Source, opener: Opener) -> Header:
         """Look at all that was received, build a datastore of it, and write down that it is the node's."""
-        source, folder = self.source(), self.places.receiving
-        new = built(source.store.folder)
+        folder, new = self.places.receiving, built(source.store.folder)
         try:
             judge = Judge(source.node, source.kubernetes)
             header, contents = await asyncio.to_thread(judge.judge, folder / RECEIVED, opener, folder)
@@ -93,16 +93,22 @@ class Custodian:
             await asyncio.to_thread(settle, new, self.places.owner)
             await self._refuse_partners()
             decided = Decided(header.created, header.cluster, header.revision, dict(contents.pki))
-            await asyncio.to_thread(decided.save, self.places.decided)
+            # Not in a thread: nobody can end this task while it writes, and take it for undecided.
+            decided.save(self.places.decided)
         except BaseException as error:
             log.warning("no backup is restored: %s", error)
-            await asyncio.to_thread(remove_tree, new)
+            await asyncio.to_thread(self._undo, new)
             raise
         finally:
             await self._end()
         log.info("the backup of %s, taken at %s, is restored", header.cluster, header.created)
         self.decided()
         return header
+
+    def _undo(self, new: Path) -> None:
+        """Remove what was built, but never from under a record that says it is the node's."""
+        files.remove(self.places.decided)
+        remove_tree(new)
 
     async def _end(self) -> None:
         try:

@@ -34,7 +34,9 @@ class Decided(Record):
     revision: int
     pki: dict[str, str] = field(repr=False)
 
-    REMEDY: ClassVar[str] = "Remove it, and restore the backup again when the node is up."
+    REMEDY: ClassVar[str] = (
+        f"Remove {paths.STATE}/restore.json, and restore the backup again when the node is up."
+    )
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,18 @@ def exchange(folder: Path) -> None:
     """Put the datastore that was built in the place of the old one; nothing may use either. Raises BasaltError."""
     new, old = built(folder), replaced(folder)
     if not new.exists():
-        return
+        if old.exists():
+            return
+        raise BasaltError(f"{new}, which was built of the backup, is lost", Decided.REMEDY)
     try:
         if folder.exists():
             # Of an earlier restore, or made by somebody between two attempts at this one.
             remove_tree(old)
             folder.rename(old)
-            files.sync_directory(folder.parent)
+        else:
+            # By the old one an exchange is known to have happened.
+            old.mkdir(exist_ok=True)
+        files.sync_directory(folder.parent)
         new.rename(folder)
         files.sync_directory(folder.parent)
     except OSError as error:

@@ -45,18 +45,18 @@ class Restore:
         return Finding(str(self.folder), "exchange", f"a backup of {decided.created} is restored")
 
     async def apply(self, machine: Machine) -> None:
-        """Put the backup's keys and data in their places, remove the record, and then what the node was before."""
+        """Put the backup's data and keys in their places, remove the record, and then what the node was before."""
         await asyncio.to_thread(self._finish)
 
     def _finish(self) -> None:
         decided = Decided.load(self.places.decided)
         if decided is None:
             return
+        exchange(self.folder)
         files.write_all(handover.take(self.catalogue, decided.pki))
         # Signed by authorities that are no more: the step that looks after certificates makes new ones.
         for spec in self.catalogue.certificates:
             files.remove(spec.certificate)
-        exchange(self.folder)
         files.remove(self.places.decided)
         self.places.sweep()
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import cast
 import pytest
 from cryptography.x509 import load_pem_x509_certificate
 
-from firstboot import pki
+from firstboot import files, pki
 from firstboot.backup import archive, locks
 from firstboot.backup.locks import Opener, Passphrase, PrivateKey
 from firstboot.backup.places import Decided, built, replaced
@@ -131,6 +132,45 @@ def test_somebody_may_make_the_folder_anew_between_two_attempts(old: ControlPlan
     finish(new)
     assert (new.store.folder / "data").read_bytes() == DATA
     assert not replaced(new.store.folder).exists()
+
+
+def test_a_node_without_a_datastore_gets_one(old: ControlPlane, new: ControlPlane) -> None:
+    new.store.down = True
+    restore(new, old.backup(PASSPHRASE))
+    shutil.rmtree(new.store.folder)
+    finish(new)
+    assert (new.store.folder / "data").read_bytes() == DATA and not replaced(new.store.folder).exists()
+
+
+def test_without_the_datastore_that_was_built_nothing_is_touched(
+    old: ControlPlane, new: ControlPlane
+) -> None:
+    """The old data under new authorities would be neither cluster."""
+    restore(new, old.backup(PASSPHRASE))
+    shutil.rmtree(built(new.store.folder))
+    before = new.files()
+    with pytest.raises(BasaltError, match="is lost"):
+        finish(new)
+    assert new.files() == before
+
+
+def test_an_agent_that_ends_meanwhile_has_decided_or_not(old: ControlPlane, new: ControlPlane) -> None:
+    data = old.backup(PASSPHRASE)
+
+    async def go(turns: int) -> bool:
+        task = asyncio.create_task(new.custodian.restore(PASSPHRASE, in_pieces(data)))
+        for _ in range(turns):
+            await asyncio.sleep(0.002)
+        for each in asyncio.all_tasks() - {asyncio.current_task()}:
+            each.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return new.places.decided.exists()
+
+    for turns in range(0, 60, 3):
+        decided = asyncio.run(go(turns))
+        assert not decided or built(new.store.folder).exists(), turns
+        files.remove(new.places.decided)
+        new.places.sweep()
 
 
 def test_what_is_left_of_a_restore_that_was_not_decided_goes(new: ControlPlane) -> None:
