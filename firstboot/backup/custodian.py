@@ -17,7 +17,7 @@ from firstboot.backup.header import Header, damaged
 from firstboot.backup.judging import Judge
 from firstboot.backup.locks import Opener, Sealer
 from firstboot.backup.making import Source, Taken, taken
-from firstboot.backup.places import Decided, Places, built, remove_tree, settle
+from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, settle
 from firstboot.codes import Code
 from firstboot.datastores.store import DatastoreStatus, Store
 from firstboot.failure import BasaltError, Failure, Refused
@@ -88,7 +88,9 @@ class Custodian:
             header, contents = await asyncio.to_thread(judge.judge, folder / RECEIVED, opener, folder)
             if await source.store.revision(contents.snapshot) != header.revision:
                 raise damaged("has a snapshot of another revision than its header says")
-            await asyncio.to_thread(remove_tree, new)
+            # What an earlier restore has left would look like the end of this one.
+            for left in (new, replaced(source.store.folder)):
+                await asyncio.to_thread(remove_tree, left)
             await source.store.build(source.node, contents.snapshot, new)
             await asyncio.to_thread(settle, new, self.places.owner)
             await self._refuse_partners()
