@@ -32,6 +32,7 @@ from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
+from firstboot.steps.pods import FirstPods
 from firstboot.steps.units import Running, Stopped
 
 UNITS = (
@@ -132,6 +133,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         if service.unit == "kubelet":
             yield from _node_object(node)
     if node.config.role.has_control_plane:
+        yield FirstPods(memory.applied)
         yield NodeLabels(node.name, {ROLE_LABEL: ""})
         yield Objects("objects:node", wanted.objects, memory.applied)
         for feature in wanted.features:
