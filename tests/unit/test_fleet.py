@@ -48,7 +48,7 @@ def running(folder: Path, *members: Member) -> Iterator[None]:
         place = folder / member.name if number else folder
         place.mkdir(exist_ok=True)
         # A shell's further argument, as the disk is one of QEMU's.
-        command = ["sh", "-c", "echo; read line", place / "disk.qcow2"]
+        command = ["sh", "-c", "echo; read line", str(place / "disk.qcow2")]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout and process.stdout.readline()  # its arguments are there
         processes.append(process)
