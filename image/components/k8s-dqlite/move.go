@@ -20,6 +20,7 @@ import (
 const (
 	snapshotTimeout  = 30 * time.Second
 	snapshotInterval = 100 * time.Millisecond // between two looks for it
+	leastTrailing    = 4                      // entries that dqlite always keeps behind a snapshot
 )
 
 // moveAddress gives a member its new address if it is alone and has been on the loopback address so far: a cluster's
@@ -60,28 +61,38 @@ func moveAddress(dir, address string) (bool, error) {
 func shortenLog(ctx context.Context, s Settings) error {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
-	before := snapshots(s.StorageDir)
 	// Without certificates nobody is let in meanwhile.
 	s.Cert, s.Key, s.CA = "", "", ""
-	member, err := startMember(ctx, s, godqlite.SnapshotParams{Threshold: 1, Trailing: 1})
+	member, err := startMember(ctx, s, godqlite.SnapshotParams{Threshold: 1, Trailing: leastTrailing})
 	if err != nil {
 		return err
 	}
-	// It comes by itself, as soon as what is in the log has been applied.
-	isNew := func(name string) bool { return !slices.Contains(before, name) }
-	for err == nil && !slices.ContainsFunc(snapshots(s.StorageDir), isNew) {
+	return errors.Join(member.untilGone(ctx, logFiles(s.StorageDir)), member.Close())
+}
+
+// untilGone makes entries that say nothing until a snapshot has made all those files of the log superfluous.
+func (m *Member) untilGone(ctx context.Context, files []string) error {
+	db, err := m.app.Open(ctx, databaseName)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	for slices.ContainsFunc(files, exists) {
+		if _, err := db.ExecContext(ctx, "PRAGMA user_version = 0"); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
-			err = ctx.Err()
+			return ctx.Err()
 		case <-time.After(snapshotInterval):
 		}
 	}
-	return errors.Join(err, member.Close())
+	return nil
 }
 
-// snapshots returns the files that say that a snapshot is complete.
-func snapshots(dir string) []string {
-	found, _ := filepath.Glob(filepath.Join(dir, "snapshot-*.meta")) // an error is one of the pattern only
+// logFiles returns the files of the log that are complete: FIRST-LAST, the numbers of their entries.
+func logFiles(dir string) []string {
+	found, _ := filepath.Glob(filepath.Join(dir, "[0-9]*-[0-9]*")) // an error is one of the pattern only
 	return found
 }
 

@@ -23,7 +23,7 @@ func startAt(t *testing.T, dir, address string) *Member {
 func TestTheOnlyMemberMovesWithItsData(t *testing.T) {
 	dir, before, after := t.TempDir(), "127.0.0.1:9391", "127.0.0.2:9392"
 	member := startAt(t, dir, before)
-	db, err := member.app.Open(t.Context(), "kept")
+	db, err := member.app.Open(t.Context(), databaseName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +53,8 @@ func TestTheOnlyMemberMovesWithItsData(t *testing.T) {
 	if err := shortenLog(t.Context(), Settings{StorageDir: dir, Address: after, Latency: 5 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
-	if first, _ := filepath.Glob(filepath.Join(dir, "0000000000000001-*")); len(first) > 0 || len(snapshots(dir)) == 0 {
-		t.Errorf("the log still begins with %v, and snapshots are %v", first, snapshots(dir))
+	if first, _ := filepath.Glob(filepath.Join(dir, "0000000000000001-*")); len(first) > 0 {
+		t.Errorf("the log still begins with %v", first)
 	}
 	member = startAt(t, dir, after)
 	defer member.Close()
@@ -62,7 +62,7 @@ func TestTheOnlyMemberMovesWithItsData(t *testing.T) {
 	if err != nil || len(members) != 1 || members[0].Address != after {
 		t.Fatalf("members are %v, %v", members, err)
 	}
-	db, err = member.app.Open(t.Context(), "kept")
+	db, err = member.app.Open(t.Context(), databaseName)
 	if err != nil {
 		t.Fatal(err)
 	}
