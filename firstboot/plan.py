@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from firstboot.cluster.records import Machine, machine_object
+from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd
 from firstboot.features import dns, network
@@ -49,8 +49,6 @@ UNITS = (
     "api-balancer",
 )
 """Every service of the image that the document switches."""
-
-ROLE_LABEL = "node-role.kubernetes.io/control-plane"
 
 
 @dataclass(frozen=True)

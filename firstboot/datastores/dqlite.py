@@ -15,6 +15,8 @@ from firstboot.services.model import Node, Service
 
 SECONDS = 10.0
 """How long k8s-dqlite may take to tell its status."""
+REMOVE_SECONDS = 45.0
+"""How long k8s-dqlite may take to remove a member: another one may have to take over first."""
 
 ENDPOINT = Endpoint({"etcd-servers": f"unix://{DQLITE_SOCKET}"})
 
@@ -45,6 +47,18 @@ async def members() -> list[dict[str, Any]]:
         raise BasaltError(f"the datastore does not answer: {status['error']}", "It goes on by itself.")
     found: list[dict[str, Any]] = status["members"]
     return found
+
+
+async def answers() -> list[dict[str, Any]]:
+    """Return the members as in `members()`, with `answers`: whether each answers now. Raises BasaltError."""
+    answer = await run.run_async(["k8s-dqlite", "members"], timeout=SECONDS)
+    found: list[dict[str, Any]] = json.loads(answer.stdout)
+    return found
+
+
+async def remove(address: str) -> None:
+    """Take the member of that address out. Raises BasaltError."""
+    await run.run_async(["k8s-dqlite", "remove", address], timeout=REMOVE_SECONDS)
 
 
 def peer(host: str) -> str:
