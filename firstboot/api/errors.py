@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from aiohttp import web
 
-from firstboot.api.node import NotYet
+from firstboot.api.node import NotYet, Refused
 from firstboot.failure import BasaltError, DocumentError, Failure
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class ApiCode(StrEnum):
     METHOD_NOT_ALLOWED = "method-not-allowed"
     TOO_LARGE = "request-too-large"
     TOO_MANY = "too-many-requests"
+    REFUSED = "refused"
     NOT_YET = "not-yet"
     FAILED = "request-failed"
     INTERNAL = "internal-error"
@@ -44,6 +45,7 @@ HTTP_STATUS: Mapping[ApiCode, int] = {
     ApiCode.METHOD_NOT_ALLOWED: 405,
     ApiCode.TOO_LARGE: 413,
     ApiCode.TOO_MANY: 429,
+    ApiCode.REFUSED: 409,
     ApiCode.NOT_YET: 503,
     ApiCode.FAILED: 500,
     ApiCode.INTERNAL: 500,
@@ -62,6 +64,14 @@ class ApiError(BasaltError):
     def failure(self) -> Failure:
         """The error as the API shows it."""
         return Failure(self.code.value, self.path, str(self), self.hint)
+
+
+BUG = Failure(
+    ApiCode.INTERNAL.value,
+    "",
+    "the agent met an error of its own",
+    "Look at `basalt logs basalt` and report it.",
+)
 
 
 def respond(
@@ -85,17 +95,15 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return respond(error.failures, 422)
     except NotYet as error:
         return _one(ApiCode.NOT_YET, str(error), error.hint, headers={"Retry-After": "5"})
+    except Refused as error:
+        return _one(ApiCode.REFUSED, str(error), error.hint)
     except BasaltError as error:
         return _one(ApiCode.FAILED, str(error), error.hint)
     except web.HTTPException as error:
         return _of_http(request, error)
     except Exception:
         log.exception("%s %s: unexpected error", request.method, request.path)
-        return _one(
-            ApiCode.INTERNAL,
-            "the agent met an error of its own",
-            "Look at `basalt logs basalt` and report it.",
-        )
+        return respond([BUG], ApiCode.INTERNAL.http_status)
 
 
 def _one(code: ApiCode, found: str, remedy: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from firstboot.config import Role
 from firstboot.failure import BasaltError
 from firstboot.report.status import Status
+
+if TYPE_CHECKING:
+    from firstboot.cluster.removal import Progress
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class JoinToken:
         return asdict(self)
 
 
+class Refused(BasaltError):
+    """The node will not do this as it stands; asking again later does not help."""
+
+
 class NotYet(BasaltError):
     """The node cannot answer this in the state it is in; asking again later may help."""
 
@@ -76,5 +83,19 @@ class Node(Protocol):
         """Return a new one-time token for a machine of the role, or of any; lifetime in seconds.
 
         Raises NotYet on a node that gives out none, and KubeError.
+        """
+        ...
+
+    async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:
+        """Return a removal that goes on as it is iterated; timeout: seconds for the node's pods to go.
+
+        Raises NotYet on a node that removes none, and while iterating DocumentError and BasaltError.
+        """
+        ...
+
+    async def reset(self, force: bool) -> str:
+        """Begin a factory reset and return the node's name.
+
+        Raises Refused on a member of a cluster of several, unless forced, and where it cannot be done.
         """
         ...
