@@ -103,4 +103,3 @@ func TestNothingToMoveInANewFolder(t *testing.T) {
 		t.Fatal(moved, err)
 	}
 }
-
