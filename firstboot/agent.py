@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
@@ -21,11 +21,13 @@ from firstboot import files, observe, paths, systemd
 from firstboot import log as logs
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.backup.places import Places
+from firstboot.cluster import leaving
 from firstboot.cluster.joiner import Joiner
+from firstboot.cluster.leaving import Leaver
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.doors import Doors
-from firstboot.failure import BasaltError, Failure
+from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.intake import Intake, Taken
 from firstboot.kube import Client
 from firstboot.milestones import Milestones
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from firstboot.backup.making import Source
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
+    from firstboot.cluster.removal import Progress
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +97,7 @@ class Agent:
     intake: Intake
     milestones: Milestones
     memory: Memory
+    leaver: Leaver
     observer: Observer = field(default_factory=Observer)
     course: Course | None = None
     joiner: Joiner = field(default_factory=Joiner)
@@ -183,8 +187,12 @@ class Agent:
 
     def _serves(self) -> bool:
         """Whether this control plane has been ready, and its datastore and API server work now."""
+        return self.was_ready and self.leaver.departure is None and self._work(SERVING)
+
+    def _work(self, gates: Sequence[str]) -> bool:
+        """Whether the services behind the gates work, as far as the last round has seen."""
         parts = self.current.components
-        return self.was_ready and all(parts[unit].state.ok for unit in parts if GATES.get(unit) in SERVING)
+        return bool(parts) and all(parts[unit].state.ok for unit in parts if GATES.get(unit) in gates)
 
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
         """Make a one-time token for a machine of the role."""
@@ -200,9 +208,39 @@ class Agent:
         except BasaltError as error:
             log.warning("%s", error)
 
+    async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:
+        """Return the removal of a node; it goes on as it is iterated."""
+        from firstboot.cluster.removal import Removal
+        from firstboot.cluster.voters import voters
+
+        node = self._course().node
+        if not node.config.role.has_control_plane or self.leaver.departure is not None:
+            found = "a worker" if not node.config.role.has_control_plane else "a node that is leaving"
+            raise NotYet(f"{found} removes no other nodes", "Ask a control plane.")
+        members = voters(node.config.datastore.type, self.client)
+        return Removal(self.client, members, node.name, name, force, timeout).run()
+
+    async def reset(self, force: bool) -> str:
+        """Begin a reset, unless others may count on this machine."""
+        try:
+            self.leaver.require()
+        except BasaltError as error:
+            raise _refused_reset(str(error), error.hint) from None
+        node = self.course.node if self.course else None
+        if node is not None and not force and (reasons := await leaving.company(self.client, node)):
+            raise _refused_reset(*reasons)
+        name = node.name if node else self.current.node.name
+        self.leaver.reset(name)
+        self.wake.set()
+        return name
+
     async def round(self) -> None:
         """Look at everything once, do what can be done, and say how it stands."""
         self.waits = ()
+        if self.leaver.departure is not None:
+            await self.leaver.go_on((await self._machine(Verdicts())).units)
+            self._publish(self._leaving())
+            return
         taken = await asyncio.to_thread(self.intake.look)
         if taken.joiner is not None:
             self.milestones.mark("document-accepted")
@@ -216,6 +254,9 @@ class Agent:
             self.milestones.mark("document-accepted")
         if self.course is None:
             self._publish(self._waiting(taken))
+            return
+        if await self.leaver.told(self.course.node, self._work(("apiserver",))):
+            self.wake.set()
             return
         course, steps = self.course, self._steps(self.course)
         if steps is not course.steps:
@@ -296,6 +337,20 @@ class Agent:
             ),
             certificates=self._expiries(course),
             backup=self.routine.last if "routine" in vars(self) else None,
+        )
+
+    def _leaving(self) -> Status:
+        """Return the status of a machine that is about to be reset: nothing that it ran matters any more."""
+        departure, known = self.leaver.departure, self.current
+        if departure is None:
+            return known
+        return replace(
+            known,
+            phase=Phase.LEAVING,
+            node=replace(known.node, name=departure.name),
+            components={},
+            features={},
+            failures=self.leaver.failures,
         )
 
     def _joining(self, taken: Taken) -> Status:
@@ -389,7 +444,8 @@ async def run() -> None:
     async with Client() as client:
         intake = Intake()
         memory = Memory(Ledger(paths.STATE / "certificates.json"), Applied(), intake.membership)
-        agent = Agent(manager, client, intake, milestones, memory)
+        leaver = Leaver(manager, client, paths.STATE / "leaving.json")
+        agent = Agent(manager, client, intake, milestones, memory, leaver)
         doors = Doors(agent, lambda: agent.admission)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -426,6 +482,10 @@ async def _rounds(agent: Agent, doors: Doors) -> None:
         doors.show(agent.current)
         systemd.notify("WATCHDOG=1")
         await agent.pause()
+
+
+def _refused_reset(found: str, remedy: str) -> Refused:
+    return Refused([Failure(Code.RESET_REFUSED, "reset", found, remedy)])
 
 
 def _internal(error: BaseException, remedy: str) -> Failure:

@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
 EXIT_PHASE = 3
 EXIT_TIME = 4
+EXIT_USAGE = 2
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 POLL = 2.0
 """Seconds between two looks of --watch and --wait."""
+REMOVAL_SILENCE = 300.0
+"""Seconds without a word about a removal; the datastore may need its time for one step."""
+LOST = """A reset removes everything that this machine holds, at its next start: its certificates, its part of the
+datastore, images, pods and their local volumes. On the only control plane that is the whole cluster.
+The image stays. The machine powers off; started again, it looks for a document as a new one does.
+Say --yes to do it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--lifetime", default="1h", metavar="TIME", help="e.g. 30m, 12h, 7d; default 1h")
     joining.add_argument("--json", action="store_true", help="print JSON, with the time when it expires")
     cli_datastore.add(commands, _client, _table)
+    _add_leaving(commands)
     _add(commands, "version", version, "print versions; without a node only that of this program")
     _add(commands, "agent", agent, "run the node's agent; systemd does this")
     return top
@@ -114,6 +122,22 @@ def _add_status(commands: Commands[argparse.ArgumentParser]) -> None:
     added.add_argument("--json", action="store_true", help="print the status document")
     added.add_argument(
         "--timeout", type=float, default=600, metavar="S", help="seconds to --wait, default 600"
+    )
+
+
+def _add_leaving(commands: Commands[argparse.ArgumentParser]) -> None:
+    removing = _add(
+        commands, "remove-node", remove_node, "take a node out of its cluster and reset its machine"
+    )
+    removing.add_argument("name", metavar="NAME", help="the node; ask another control plane than that")
+    removing.add_argument("--force", action="store_true", help="the machine is lost: wait for nothing on it")
+    removing.add_argument(
+        "--timeout", default="10m", metavar="TIME", help="for its pods to go, e.g. 30m; default 10m"
+    )
+    resetting = _add(commands, "reset", reset, "remove everything from a machine and power it off")
+    resetting.add_argument("--yes", action="store_true", help="really do it")
+    resetting.add_argument(
+        "--force", action="store_true", help="even if it has a cluster with other machines"
     )
 
 
@@ -193,6 +217,41 @@ def get_join_token(arguments: argparse.Namespace) -> int:
         query["role"] = arguments.role
     made = _client(arguments).post_json("/v1/join-tokens", "", query)
     print(json.dumps(made, indent=2) if arguments.json else made["token"])
+    return 0
+
+
+def remove_node(arguments: argparse.Namespace) -> int:
+    """Take a node out of its cluster, and say how it goes."""
+    from firstboot.client import read_failures
+    from firstboot.report.screen import clean
+
+    query = {
+        "name": arguments.name,
+        "force": "true" if arguments.force else "false",
+        "timeout": str(_seconds(arguments.timeout)),
+    }
+    for line in _client(arguments).post_lines("/v1/remove-node", query, REMOVAL_SILENCE):
+        if "failures" in line:
+            first = read_failures(line)[0]
+            raise BasaltError(clean(first.found), clean(first.remedy))
+        if line.get("done"):
+            return 0
+        print(clean(str(line.get("text", ""))), flush=True)
+    raise BasaltError(
+        "the node stopped answering in the middle", "Run it again: it goes on where it stopped."
+    )
+
+
+def reset(arguments: argparse.Namespace) -> int:
+    """Reset a machine, or say what that would mean."""
+    if not arguments.yes:
+        print(LOST, file=sys.stderr)
+        return EXIT_USAGE
+    query = {"force": "true" if arguments.force else "false"}
+    made = _client(arguments).post_json("/v1/reset", "", query)
+    print(
+        f"{made['node'] or 'The machine'} stops its services and powers off; it is reset at its next start."
+    )
     return 0
 
 

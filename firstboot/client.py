@@ -98,6 +98,12 @@ class Client:
             while piece := response.read1(65536):
                 yield piece
 
+    def post_lines(self, path: str, query: Mapping[str, str], timeout: float) -> Generator[Any, None, None]:
+        """Ask for something and give the JSON of each line of the answer as it comes; timeout: seconds of silence."""
+        with self._request("POST", path, query, _Body.text(""), timeout) as response:
+            while line := response.readline():
+                yield _parse(line.decode())
+
     @contextmanager
     def _request(
         self,
@@ -289,13 +295,16 @@ def _parse(text: str) -> Any:
         raise BasaltError("the answer is no JSON", "Is this the API of a Basalt node?") from None
 
 
+def read_failures(body: Any) -> list[Failure]:
+    """Return the failures of an answer. Raises KeyError or TypeError for one that has none."""
+    keys = ("code", "path", "found", "remedy")
+    return [Failure(*(str(each[key]) for key in keys)) for each in body["failures"]]
+
+
 def _error(status: int, text: str) -> BasaltError:
     """Return the error that an answer describes."""
     try:
-        failures = [
-            Failure(*(str(each[key]) for key in ("code", "path", "found", "remedy")))
-            for each in json.loads(text)["failures"]
-        ]
+        failures = read_failures(json.loads(text))
     except (ValueError, KeyError, TypeError):
         failures = []
     if status == 422 and failures:

@@ -127,6 +127,16 @@ class Code(StrEnum):
     NOT_POSSIBLE = "not-possible", "The node's datastore has no such function."
     BUSY = "busy", "The node does already what is asked for."
 
+    # Leaving a cluster
+    NODE_UNKNOWN = "node-unknown", "The cluster has no node of that name that could be removed."
+    REMOVE_REFUSED = "remove-refused", "The node cannot be removed by the control plane that was asked."
+    QUORUM_NEEDED = "quorum-needed", "Without the node too few members of the datastore would work."
+    PODS_REMAIN = "pods-remain", "Pods were still on the node when the time for its removal was over."
+    MACHINE_RUNS = "machine-runs", "The machine was told to leave, and its kubelet still runs."
+    LEAVE_WAITS = "leave-waits", "The machine leaves and waits until the cluster has taken it out."
+    RESET_REFUSED = "reset-refused", "The machine is not reset as it stands; nothing was changed."
+    RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
+
     # The running node
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."

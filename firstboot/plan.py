@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from firstboot.backup.places import Places
-from firstboot.cluster.records import Machine, machine_object
+from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd
 from firstboot.features import dns, network
@@ -33,6 +33,7 @@ from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
+from firstboot.steps.pods import FirstPods
 from firstboot.steps.restore import Restore
 from firstboot.steps.units import Running, Stopped
 
@@ -50,8 +51,6 @@ UNITS = (
     "api-balancer",
 )
 """Every service of the image that the document switches."""
-
-ROLE_LABEL = "node-role.kubernetes.io/control-plane"
 
 
 @dataclass(frozen=True)
@@ -145,6 +144,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         if service.unit == "kubelet":
             yield from _node_object(node)
     if node.config.role.has_control_plane:
+        yield FirstPods(memory.applied)
         yield NodeLabels(node.name, {ROLE_LABEL: ""})
         yield Objects("objects:node", wanted.objects, memory.applied)
         for feature in wanted.features:

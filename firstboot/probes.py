@@ -94,21 +94,6 @@ class All:
 
 
 @dataclass(frozen=True)
-class ObjectExists:
-    """Works when the Kubernetes API has an object that the service makes."""
-
-    path: str
-    missing: str
-
-    async def __call__(self, client: Client) -> str | None:
-        """Look for the object."""
-        try:
-            return None if await client.get(self.path) else self.missing
-        except BasaltError as error:
-            return str(error)
-
-
-@dataclass(frozen=True)
 class NodeHasNetwork:
     """Works when the node is registered and has a pod network of its own."""
 

@@ -103,6 +103,11 @@ class Systemd:
         """Queue a stop."""
         await self._call("StopUnit", "ss", [f"{name}.service", "replace"])
 
+    async def power_off(self) -> None:
+        """Queue an orderly shutdown, which nothing can call back."""
+        # The manager's own PowerOff would end the machine at once, without stopping anything.
+        await self._call("StartUnit", "ss", ["poweroff.target", "replace-irreversibly"])
+
     async def on_change(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever a job ends: something has started or stopped."""
         from dbus_fast import Message

@@ -89,7 +89,8 @@ def start(user_data: Path | None, control_planes: int, workers: int, *, open: bo
     image = built_image()
     members = _members(user_data, control_planes, workers)
     wanted = Wanted(members, disks.digest(image), open)
-    if any(wanted.machine(member).running for member in members):
+    if running := _running():
+        _refuse_others(wanted, running)
         _say_running(wanted)
     else:
         _put_aside(wanted)
@@ -118,6 +119,30 @@ def _members(user_data: Path | None, control_planes: int, workers: int) -> tuple
     authority = administration.make_credentials(FOLDER).authority.read_text()
     emulated = accelerator.detect(kernel()) is Accelerator.TCG
     return fleet.cluster(control_planes, workers, fleet.token(FOLDER), authority, emulated=emulated)
+
+
+def _running() -> list[Background]:
+    """Return the machines that run, whoever is wanted now."""
+    folders = [FOLDER, *sorted(path.parent for path in FOLDER.glob("*/machine.json"))]
+    return [machine for folder in folders if (machine := Background(folder)).running]
+
+
+def _refuse_others(wanted: Wanted, running: Sequence[Background]) -> None:
+    """Machines of one cluster and of another one, or of none, are not mixed."""
+    documents = {wanted.folder(member): member.user_data for member in wanted.members}
+    others = [
+        machine
+        for machine in running
+        if machine.folder not in documents
+        or (wanted.several and machine.state and machine.state.user_data != documents[machine.folder])
+    ]
+    if others:
+        raise BasaltError(
+            f"{len(running)} machines of another `make run` are running"
+            if len(running) > 1
+            else "the machine of another `make run` is running",
+            "`make stop` first, or `make run` with the USER_DATA, CONTROL_PLANES and WORKERS that it was given.",
+        )
 
 
 def _say_running(wanted: Wanted) -> None:
@@ -337,8 +362,7 @@ def _administers() -> bool:
 
 def stop() -> int:
     """Press the power buttons; take the power away where that has no effect."""
-    folders = [FOLDER, *sorted(path.parent for path in FOLDER.glob("*/machine.json"))]
-    machines = [machine for folder in folders if (machine := Background(folder)).running]
+    machines = _running()
     if not machines:
         print("stop: no machine is running")
     for machine in machines:

@@ -14,6 +14,7 @@ from aiohttp import web
 from firstboot import run, schema
 from firstboot.api import access, datastore, errors, logs
 from firstboot.api.errors import ApiCode, ApiError
+from firstboot.api.leaving import Leaving
 from firstboot.api.node import Node
 from firstboot.config import Role
 from firstboot.failure import DocumentError
@@ -43,6 +44,9 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
     app.router.add_post("/v1/validate", api.validate)
     app.router.add_post("/v1/join-tokens", api.join_token)
     datastore.add_routes(app, node)
+    leaving = Leaving(node)
+    app.router.add_post("/v1/remove-node", leaving.remove_node)
+    app.router.add_post("/v1/reset", leaving.reset)
     app.on_response_prepare.append(add_headers)
     return app
 

@@ -64,6 +64,14 @@ class ApiError(BasaltError):
         return Failure(self.code.value, self.path, str(self), self.hint)
 
 
+BUG = Failure(
+    ApiCode.INTERNAL.value,
+    "",
+    "the agent met an error of its own",
+    "Look at `basalt logs basalt` and report it.",
+)
+
+
 def respond(
     failures: Iterable[Failure], http_status: int, headers: Mapping[str, str] | None = None
 ) -> web.Response:
@@ -93,11 +101,7 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
         return _of_http(request, error)
     except Exception:
         log.exception("%s %s: unexpected error", request.method, request.path)
-        return _one(
-            ApiCode.INTERNAL,
-            "the agent met an error of its own",
-            "Look at `basalt logs basalt` and report it.",
-        )
+        return respond([BUG], ApiCode.INTERNAL.http_status)
 
 
 def _one(code: ApiCode, found: str, remedy: str, headers: Mapping[str, str] | None = None) -> web.Response:

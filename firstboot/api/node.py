@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -13,6 +13,7 @@ from firstboot.report.status import Status
 
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
+    from firstboot.cluster.removal import Progress
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,18 @@ class Node(Protocol):
     @property
     def datastore(self) -> Custodian:
         """Who looks after the control plane's datastore; on a worker each of his answers is NotYet."""
+        ...
+
+    async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:
+        """Return a removal that goes on as it is iterated; timeout: seconds for the node's pods to go.
+
+        Raises NotYet on a node that removes none, and while iterating DocumentError and BasaltError.
+        """
+        ...
+
+    async def reset(self, force: bool) -> str:
+        """Begin a factory reset and return the node's name.
+
+        Raises Refused on a member of a cluster of several, unless forced, and where it cannot be done.
+        """
         ...

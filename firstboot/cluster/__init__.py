@@ -10,4 +10,9 @@ joiner      when it tries
 joining     the side of the machine that wants in
 partners    a datastore that opens itself to another control plane
 admission   the side of the control plane that lets it in
+quorum      whether the datastore can do without a member
+voters      who its members are and who of them works
+drain       the pods of a node that leaves
+removal     the side of the control plane that takes a node out
+leaving     the side of the machine that leaves
 """

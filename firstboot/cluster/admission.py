@@ -37,7 +37,6 @@ MOST_REMEMBERED = 5
 OLDEST = 3
 """Minor versions of Kubernetes by which a kubelet may be behind its API server; none by which it may be ahead."""
 ONE_TIME_ID = re.compile(r"[0-9a-f]{10}")
-NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 AGENT = "agent"
 """The certificate whose key a machine is known by."""
 
@@ -187,7 +186,7 @@ class Admission:
             )
         if failure := version_failure(request.kubernetes, self.kubernetes()):
             raise self._refuse(who, failure)
-        if request.role not in tuple(Role) or not NODE_NAME.fullmatch(request.name):
+        if request.role not in tuple(Role) or not records.NODE_NAME.fullmatch(request.name):
             raise Malformed("role or name is none that a joining node can have")
         if parse_ip(request.ip) is None:
             raise Malformed("the address is none")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,11 @@ from firstboot.kube import Client, KubeError, Object
 
 NAMESPACE = "/api/v1/namespaces/kube-system"
 TOKEN_LABEL, MACHINE_LABEL = "basalt.io/join-token", "basalt.io/machine"
+ROLE_LABEL = "node-role.kubernetes.io/control-plane"
+"""What the Node object of a control plane has."""
 CONFLICT, NOT_FOUND = 409, 404
+NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
+"""What a node of the cluster may be called."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,11 @@ async def find_machine(client: Client, name: str) -> Machine | None:
     return None if found is None else Machine(**found["data"])
 
 
+async def forget(client: Client, name: str) -> None:
+    """Remove the machine of that name, if there is one: another may have its name and address. Raises KubeError."""
+    await _forget(client, f"configmaps/{_machine_name(name)}")
+
+
 async def machines(client: Client) -> list[Machine]:
     """Return all machines that were let in. Raises KubeError."""
     found = await client.get(f"{NAMESPACE}/configmaps?labelSelector={MACHINE_LABEL}")
@@ -129,12 +139,12 @@ async def _sweep(client: Client) -> None:
     for item in found["items"]:
         identifier = item["metadata"]["name"].removeprefix(_token_name(""))
         if _token_record(identifier, item).expired:
-            await _forget(client, item["metadata"]["name"])
+            await _forget(client, f"secrets/{item['metadata']['name']}")
 
 
-async def _forget(client: Client, secret: str) -> None:
+async def _forget(client: Client, path: str) -> None:
     try:
-        await client.send("DELETE", f"{NAMESPACE}/secrets/{secret}")
+        await client.send("DELETE", f"{NAMESPACE}/{path}")
     except KubeError as error:
         if error.status != NOT_FOUND:
             raise

@@ -21,6 +21,8 @@ from firstboot.services.model import Node, Service
 
 SECONDS = 10.0
 """How long k8s-dqlite may take to tell its status."""
+REMOVE_SECONDS = 45.0
+"""How long k8s-dqlite may take to remove a member: another one may have to take over first."""
 
 SNAPSHOT_SECONDS, BUILD_SECONDS = 600.0, 3600.0
 """How long it may take to write all data to a file, and to make a datastore of one: emulated machines are slow."""
@@ -123,6 +125,18 @@ def _revision(snapshot: Path) -> int:
     if verdict != "ok" or revision is None:
         raise BasaltError(f"the snapshot of the datastore is damaged: {verdict}")
     return int(revision)
+
+
+async def answers() -> list[dict[str, Any]]:
+    """Return the members as in `members()`, with `answers`: whether each answers now. Raises BasaltError."""
+    answer = await run.run_async(["k8s-dqlite", "members"], timeout=SECONDS)
+    found: list[dict[str, Any]] = json.loads(answer.stdout)
+    return found
+
+
+async def remove(address: str) -> None:
+    """Take the member of that address out. Raises BasaltError."""
+    await run.run_async(["k8s-dqlite", "remove", address], timeout=REMOVE_SECONDS)
 
 
 def peer(host: str) -> str:

@@ -77,7 +77,7 @@ def peer_url(host: str) -> str:
 
 
 async def members(client: Client, request: str = "list", **body: Any) -> list[dict[str, Any]]:
-    """Return the members after a request of etcd's cluster API (list, add, update, promote). Raises KubeError."""
+    """Return the members after a request of etcd's cluster API, e.g. list, add or remove. Raises KubeError."""
     answer = await client.call("POST", f"{URL}/v3/cluster/member/{request}", Trust.ETCD, body)
     found: list[dict[str, Any]] = answer["members"]
     return found

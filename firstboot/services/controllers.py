@@ -5,13 +5,8 @@ from __future__ import annotations
 
 from firstboot.kube import Trust
 from firstboot.paths import KUBERNETES, PKI
-from firstboot.probes import All, HttpProbe, ObjectExists
+from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service
-
-# Until then the API refuses every pod, and a Ready node that does so would be a lie.
-CAN_CREATE_PODS = ObjectExists(
-    "/api/v1/namespaces/default/serviceaccounts/default", "the namespace default has no service account yet"
-)
 
 
 def health(name: str, port: int) -> HttpProbe:
@@ -44,7 +39,7 @@ def controller_manager(node: Node) -> Service:
     cluster = node.config.cluster
     return Service(
         unit="kube-controller-manager",
-        probe=All((health("controller-manager", 10257), CAN_CREATE_PODS)),
+        probe=health("controller-manager", 10257),
         needs=("apiserver",),
         arguments={
             **loop_arguments(node, "controller-manager"),

@@ -14,7 +14,7 @@ from firstboot.config import Role
 from firstboot.kube import Client
 from firstboot.steps.model import Finding, Machine
 
-REGISTERED = "/api/v1/nodes?labelSelector=node-role.kubernetes.io/control-plane"
+REGISTERED = f"/api/v1/nodes?labelSelector={records.ROLE_LABEL}"
 
 Source = Callable[[Client], Awaitable[tuple[str, ...]]]
 

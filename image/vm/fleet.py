@@ -22,8 +22,11 @@ OUTSIDE = "10.0.2.15/24"
 """The address that QEMU's user network gives its machine."""
 
 
-PATIENT = {"k8s-dqlite": {"extra-args": {"network-latency": "200ms"}}}
-"""`services` of emulated control planes: several on a few processors answer each other as late as continents do."""
+PATIENT = {
+    "k8s-dqlite": {"extra-args": {"network-latency": "500ms"}},
+    "etcd": {"extra-args": {"heartbeat-interval": "500", "election-timeout": "5000"}},
+}
+"""`services` of emulated control planes: several on a few processors answer each other later than continents do."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ WAIVED: dict[str, tuple[frozenset[str], str]] = {
             *("PrivateDevices", "ProtectHostname", "ProtectKernelTunables", "ProtectProc", "ProtectSystem"),
             "SystemCallFilter",
         }),
-        "writes /etc, the host name and the consoles, and looks at the processes of all services",
+        "writes /etc, the host name, the consoles and an EFI variable, and looks at the processes of all services",
     ),
     "basalt-images.service": (
         frozenset(CONFINED) - {"NoNewPrivileges", "PrivateTmp", "ProtectHome", "ProtectSystem"},
@@ -63,7 +63,7 @@ UNCONFINED = {
 CAPABILITIES: dict[str, frozenset[str]] = {
     "basalt.service": frozenset({
         *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_KILL", "CAP_SYS_ADMIN"),
-        *("CAP_SYS_PTRACE", "CAP_SYS_TTY_CONFIG"),
+        *("CAP_LINUX_IMMUTABLE", "CAP_SYS_PTRACE", "CAP_SYS_TTY_CONFIG"),
     }),
     "coredns.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "flanneld.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),

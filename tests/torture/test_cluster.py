@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import ssl
@@ -132,6 +133,25 @@ def test_one_that_was_alone_takes_in_two_others(programs: Programs, folder: Path
     finally:
         for member in members:
             member.kill()
+
+
+def test_the_leader_leaves(cluster: Cluster, programs: Programs, folder: Path, seconds: float) -> None:
+    """It hands over before it is taken out, so writers elsewhere go on; those that are left need nobody else."""
+    leader = cluster.leader()
+    stays, other = (member for member in cluster.members if member is not leader)
+    torture = torture_at(stays, programs, folder, "leaves")
+    writers = torture.write(seconds)
+    wait_progress(torture, writers, stays)
+    assert all(member["answers"] for member in json.loads(stays.ask("members")))
+    stays.ask("remove", leader.address)
+    wait_progress(torture, writers, stays)
+    assert leader.address not in {member["address"] for member in stays.status()["members"]}
+    leader.kill()
+    wait_progress(torture, writers, stays)
+    finish(writers)
+    for member in (stays, other):
+        result = torture.verify(member.endpoint)
+        assert result["broken"] == {}, result["instances"]
 
 
 def test_leader_frozen(cluster: Cluster, programs: Programs, folder: Path, seconds: float) -> None:

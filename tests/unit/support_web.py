@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -25,8 +25,10 @@ from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.api.server import ApiServer
 from firstboot.backup.custodian import Custodian
 from firstboot.client import Client, Endpoint, UnixConnection
+from firstboot.cluster.removal import Progress, Stage
+from firstboot.codes import Code
 from firstboot.config import Role
-from firstboot.failure import Failure
+from firstboot.failure import Failure, Refused
 from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
 
 READY = Status(
@@ -82,6 +84,7 @@ class MadeUpNode:
     current: Status = READY
     steps: Sequence[PlannedStep] = ()
     has_authority: bool = True
+    trouble: Exception | None = None
     asked: list[str | None] = field(default_factory=list)
     keeper: Custodian | None = None
 
@@ -108,6 +111,26 @@ class MadeUpNode:
             raise NotYet("a worker gives out no tokens", "Ask a control plane.")
         self.asked.append(f"{role} {lifetime}")
         return JoinToken("basalt1.id.secret.pin", role or "", 1_800_000_000)
+
+    async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:
+        if not self.has_authority:
+            raise NotYet("a worker removes no other nodes", "Ask a control plane.")
+        self.asked.append(f"{name} {force} {timeout}")
+        return self._removal(name)
+
+    async def _removal(self, name: str) -> AsyncIterator[Progress]:
+        yield Progress(Stage.CORDON, f"{name} gets no new pods")
+        if self.trouble:
+            raise self.trouble
+        yield Progress(Stage.NODE, f"{name} is out")
+
+    async def reset(self, force: bool) -> str:
+        if not (self.has_authority or force):
+            raise Refused(
+                [Failure(Code.RESET_REFUSED, "reset", "node-1 is a member of a cluster", "Remove it first.")]
+            )
+        self.asked.append(f"reset {force}")
+        return "node-1"
 
 
 @contextmanager

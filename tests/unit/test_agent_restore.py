@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from firstboot.agent import Agent
 from firstboot.backup.places import Decided, Places
+from firstboot.cluster.leaving import Leaver
 from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.intake import Intake, Taken
@@ -77,6 +78,7 @@ def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -
         cast(Intake, Decidedly(tmp_path)),
         Milestones(tmp_path / "milestones.json"),
         Memory(Ledger(), applied, tmp_path / "membership.json"),
+        Leaver(cast(Systemd, systemd), Silent(), tmp_path / "leaving.json"),
         was_ready=True,
         places=places,
     )

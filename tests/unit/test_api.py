@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import socket
 import stat
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ from firstboot.api import app, logs
 from firstboot.api.node import PlannedStep
 from firstboot.api.server import ApiServer
 from firstboot.client import Client, Endpoint
-from firstboot.failure import BasaltError
+from firstboot.cluster.removal import Progress
+from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.report.status import Phase
 from tests.unit.support_web import DEGRADED, READY, MadeUpNode, Served, loop_in_thread, serve
 
@@ -108,6 +112,117 @@ def test_a_worker_makes_no_token(served: Served) -> None:
     served.node.has_authority = False
     code, body = served.ask("POST", "/v1/join-tokens")
     assert (code, body["failures"][0]["code"]) == (503, "not-yet")
+
+
+REMOVED = [
+    {"step": "cordon", "text": "w-1 gets no new pods"},
+    {"step": "node", "text": "w-1 is out"},
+    {"done": True},
+]
+FULL = Failure("pods-remain", "w-1", "1 pod is still there: a/b", "Use --force.")
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [("", "w-1 False 600"), ("&force=true&timeout=7", "w-1 True 7"), ("&force=false", "w-1 False 600")],
+)
+def test_a_removal_is_told_line_by_line(served: Served, query: str, asked: str) -> None:
+    lines = removal(served, query)
+    assert (lines, served.node.asked) == (REMOVED, [asked])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "found", "remedy"),
+    [
+        (DocumentError([FULL]), "pods-remain", FULL.found, FULL.remedy),
+        (
+            BasaltError("no leader"),
+            "request-failed",
+            "no leader",
+            "Run it again: it goes on where it stopped.",
+        ),
+        (BasaltError("no leader", "Wait."), "request-failed", "no leader", "Wait."),
+        (KeyError("x"), "internal-error", "the agent met an error of its own", ""),
+    ],
+)
+def test_a_removal_ends_with_what_is_in_its_way(
+    served: Served, trouble: Exception, code: str, found: str, remedy: str
+) -> None:
+    served.node.trouble = trouble
+    first, last = removal(served)
+    assert first == REMOVED[0]
+    [failure] = last["failures"]
+    assert (failure["code"], failure["found"]) == (code, found)
+    assert failure["remedy"].startswith(remedy)
+    served.node.trouble = None
+    assert removal(served) == REMOVED, "and can be asked for again"
+
+
+def removal(served: Served, query: str = "") -> list[Any]:
+    """Ask for a removal; return its lines, each of the form that is described."""
+    code, text = served.ask("POST", f"/v1/remove-node?name=w-1{query}")
+    assert code == 200
+    described = DESCRIPTION["paths"]["/v1/remove-node"]["post"]["responses"]["200"]["content"]
+    lines = [json.loads(line) for line in text.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, resolve(described["application/x-ndjson"]["schema"]))
+    return lines
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["name=", "name=W", "name=../x", "name=w-1&force=yes", "name=w-1&timeout=0", "name=w-1&timeout=1h"],
+)
+def test_a_removal_wants_a_name_and_a_time(served: Served, query: str) -> None:
+    code, body = served.ask("POST", f"/v1/remove-node?{query}")
+    wrong = query.rpartition("&")[2].partition("=")[0]
+    assert (code, body["failures"][0]["path"], served.node.asked) == (400, wrong, [])
+    assert_described("/v1/remove-node", "post", code, body)
+
+
+def test_a_worker_removes_nobody(served: Served) -> None:
+    served.node.has_authority = False
+    code, body = served.ask("POST", "/v1/remove-node?name=w-1")
+    assert (code, body["failures"][0]["code"]) == (503, "not-yet")
+
+
+def test_one_node_is_removed_at_a_time(served: Served) -> None:
+    entered, held = threading.Event(), asyncio.Event()
+
+    async def slow(name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:
+        entered.set()
+        await held.wait()
+        return served.node._removal(name)
+
+    served.node.remove_node = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as beside:
+        first = beside.submit(removal, served)
+        assert entered.wait(10)
+        code, body = served.ask("POST", "/v1/remove-node?name=w-2")
+        assert (code, body["failures"][0]["code"]) == (429, "too-many-requests")
+
+        async def release() -> None:
+            held.set()
+
+        served.run(release())
+        assert first.result(10) == REMOVED
+
+
+@pytest.mark.parametrize(
+    ("query", "member", "code", "asked"),
+    [
+        ("", False, 200, ["reset False"]),
+        ("", True, 409, []),
+        ("?force=true", True, 200, ["reset True"]),
+        ("?force=1", False, 400, []),
+    ],
+)
+def test_reset(served: Served, query: str, member: bool, code: int, asked: list[str]) -> None:
+    served.node.has_authority = not member
+    got, body = served.ask("POST", f"/v1/reset{query}")
+    assert (got, served.node.asked) == (code, asked)
+    assert_described("/v1/reset", "post", got, body)
+    assert code != 409 or body["failures"][0]["code"] == "reset-refused"
 
 
 def test_version(served: Served) -> None:

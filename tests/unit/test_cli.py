@@ -17,8 +17,8 @@ from firstboot import cli
 from firstboot.api.access import Tls
 from firstboot.api.node import PlannedStep
 from firstboot.api.server import ApiServer
-from firstboot.client import SOCKET, split_url
-from firstboot.failure import BasaltError
+from firstboot.client import SOCKET, Client, split_url
+from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.report.status import Phase
 from tests.unit.support_web import DEGRADED, READY, Authority, MadeUpNode, loop_in_thread
 
@@ -139,6 +139,51 @@ def test_logs(
     assert b"--lines=7 --follow --unit=kubelet.service" in capfdbinary.readouterr().out
     assert remote.main("logs", "sshd") == 1
     assert b"basalt: component: there is no component 'sshd'\n" in capfdbinary.readouterr().err
+
+
+def test_remove_node_says_how_it_goes(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remote.main("remove-node", "w-1", "--force", "--timeout", "2m") == 0
+    assert capsys.readouterr().out == "w-1 gets no new pods\nw-1 is out\n"
+    assert remote.node.asked == ["w-1 True 120"]
+
+
+def test_remove_node_ends_with_what_to_do(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Failure(
+        "quorum-needed", "cp-1", "the datastore cannot do without cp-1\033[2J", "Bring back cp-2."
+    )
+    remote.node.trouble = DocumentError([found])
+    assert remote.main("remove-node", "cp-1") == 1
+    out, err = capsys.readouterr()
+    assert out == "cp-1 gets no new pods\n"
+    assert err == "basalt: the datastore cannot do without cp-1?[2J\n  Bring back cp-2.\n"
+    assert remote.main("remove-node", "..") == 1
+    assert "is no node's name" in capsys.readouterr().err
+    assert remote.main("remove-node", "w-1", "--timeout", "soon") == 1
+    assert "is no time" in capsys.readouterr().err
+
+
+def test_a_removal_that_is_cut_off_is_no_success(
+    remote: Remote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Client, "post_lines", lambda *_: iter([{"step": "drain", "text": "1 pod"}]))
+    assert remote.main("remove-node", "w-1") == 1
+    assert "Run it again" in capsys.readouterr().err
+
+
+def test_reset_has_to_be_meant(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remote.main("reset") == 2
+    err = capsys.readouterr().err
+    assert "removes everything" in err and "--yes" in err and remote.node.asked == []
+    assert remote.main("reset", "--yes") == 0
+    assert capsys.readouterr().out.startswith("node-1 stops its services and powers off")
+    remote.node.has_authority = False
+    assert remote.main("reset", "--yes") == 1
+    assert (
+        capsys.readouterr().err
+        == "basalt: reset: node-1 is a member of a cluster [reset-refused]. Remove it first.\n"
+    )
+    assert remote.main("reset", "--yes", "--force") == 0
+    assert remote.node.asked == ["reset False", "reset True"]
 
 
 def test_version(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:

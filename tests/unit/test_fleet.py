@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from firstboot.failure import BasaltError
 from firstboot.validate import check_text
+from image import run
 from image.vm import fleet
 from image.vm.administration import make_credentials
+from image.vm.background import STATE
+from image.vm.fleet import Member
 
 
 @pytest.mark.parametrize("emulated", [True, False])
@@ -31,3 +38,63 @@ def test_the_token_is_made_once_and_is_nobody_elses_to_read(tmp_path: Path) -> N
     token = fleet.token(tmp_path)
     assert fleet.token(tmp_path) == token and len(token) == 64
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+
+
+@contextmanager
+def running(folder: Path, *members: Member) -> Iterator[None]:
+    """Have processes that look like the machines of an earlier `make run`."""
+    processes = []
+    for number, member in enumerate(members):
+        place = folder / member.name if number else folder
+        place.mkdir(exist_ok=True)
+        # A shell's further argument, as the disk is one of QEMU's.
+        command = ["sh", "-c", "echo; read line", str(place / "disk.qcow2")]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout and process.stdout.readline()  # its arguments are there
+        processes.append(process)
+        state = {
+            "pid": process.pid,
+            "image": "1",
+            "user_data": member.user_data,
+            "accelerator": "tcg",
+            "ports": {},
+        }
+        (place / STATE).write_text(json.dumps(state))
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.communicate()
+
+
+ONE, OTHER, TWO = Member("node-1", "one"), Member("node-1", "other"), Member("node-2", "two")
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "refused"),
+    [
+        ((ONE,), (ONE,), False),
+        ((ONE,), (OTHER,), False),
+        ((ONE,), (OTHER, TWO), True),
+        ((ONE, TWO), (ONE, TWO), False),
+        ((ONE, TWO), (OTHER, TWO), True),
+        ((ONE, TWO), (OTHER,), True),
+    ],
+    ids=["the same", "one, other document", "more", "the same cluster", "another cluster", "fewer"],
+)
+def test_machines_of_two_commands_are_not_mixed(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    there: tuple[Member, ...],
+    wanted: tuple[Member, ...],
+    refused: bool,
+) -> None:
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    with running(tmp_path, *there):
+        found = run._running()
+        assert len(found) == len(there)
+        if not refused:
+            run._refuse_others(run.Wanted(wanted, "1", open=False), found)
+            return
+        with pytest.raises(BasaltError, match="another `make run`"):
+            run._refuse_others(run.Wanted(wanted, "1", open=False), found)

@@ -21,12 +21,13 @@ from firstboot.probes import (
     HttpProbe,
     NodeHasNetwork,
     NodeIsReady,
-    ObjectExists,
     Probe,
     SocketProbe,
 )
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.network import PodNetwork
+from firstboot.steps.objects import Applied
+from firstboot.steps.pods import FirstPods
 from firstboot.systemd import Systemd
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -110,9 +111,6 @@ NOT_READY = {
         (NodeHasNetwork("cp1"), 200, READY, None),
         (NodeHasNetwork("cp1"), 200, NOT_READY, "no pod network assigned to the node yet"),
         (NodeHasNetwork("cp1"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
-        (ObjectExists(NODE, "not made yet"), 200, READY, None),
-        (ObjectExists(NODE, "not made yet"), 404, {"message": "not found"}, "not made yet"),
-        (ObjectExists(NODE, "not made yet"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
     ],
 )
 def test_the_node_object_is_read(
@@ -195,6 +193,56 @@ def test_the_first_node_takes_the_first_pod_network(
     finding = asyncio.run(step())
     assert (finding and finding.action) == action
     assert [node["spec"]["podCIDR"] for node in seen] == ["10.1.0.0/24"] * patches
+
+
+@pytest.mark.parametrize(
+    ("there", "taken", "action", "made"),
+    [
+        ((), False, "wait", []),
+        (("namespaces/default",), False, "create", ["serviceaccounts", "configmaps"]),
+        (
+            ("namespaces/default", "serviceaccounts/default"),
+            False,
+            "create",
+            ["serviceaccounts", "configmaps"],
+        ),
+        (("namespaces/default",), True, "create", ["serviceaccounts", "configmaps"]),
+        (("namespaces/default", "serviceaccounts/default", "configmaps/kube-root-ca.crt"), False, None, []),
+    ],
+    ids=["no namespace yet", "nothing yet", "half of it", "controller manager was quicker", "all there"],
+)
+def test_pods_can_be_made_before_the_controller_manager_works(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    there: tuple[str, ...],
+    taken: bool,
+    action: str | None,
+    made: list[str],
+) -> None:
+    (tmp_path / "ca.crt").write_text("the CA")
+    posts: list[tuple[str, Any]] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            posts.append((request.path.removeprefix("/api/v1/namespaces/default/"), await request.json()))
+            return web.json_response({"message": "taken"}, status=409 if taken else 201)
+        return web.json_response({}, status=200 if request.path.endswith(there) else 404)
+
+    async def step() -> tuple[Finding | None, Finding | None]:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            machine = Machine(cast(Systemd, None), client, {})
+            work = FirstPods(Applied(), tmp_path / "ca.crt")
+            finding = await work.check(machine)
+            if finding and not finding.waits:
+                await work.apply(machine)
+            return finding, await work.check(machine)
+
+    finding, after = asyncio.run(step())
+    assert (finding and finding.action) == action
+    assert after is None or after.waits
+    assert [path for path, _ in posts] == made
+    assert [obj["data"] for _, obj in posts if "data" in obj] == [{"ca.crt": "the CA"}] * bool(made)
 
 
 @pytest.mark.parametrize(

@@ -351,9 +351,13 @@ class Machine:
 
     def shutdown(self, timeout: float = 300) -> None:
         """Press the power button and wait until it is off."""
-        assert self._process
         with self.monitor() as monitor:
             monitor.execute("system_powerdown")
+        self.wait_for_power_off(timeout)
+
+    def wait_for_power_off(self, timeout: float = 300) -> None:
+        """Wait until it has switched itself off."""
+        assert self._process
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -20,6 +20,7 @@ from .machine import READY_SECONDS, Machine
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
+REMOVED_SECONDS = 600.0
 
 
 def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster, founder: ReadyCopy) -> None:
@@ -38,6 +39,7 @@ def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster,
     assert [second.failed_units(), first.failed_units()] == [[], []]
     pods_talk_across_nodes(first, second)
     keeps_its_pod_without_a_control_plane(first, second)
+    leaves_and_knows_nothing_any_more(first, second)
 
 
 def worker(token: str) -> dict[str, Any]:
@@ -106,3 +108,17 @@ def is_degraded(machine: Machine) -> bool:
     """Whether the node says that something which worked does not work now."""
     status = machine.status()
     return status is not None and status.phase is Phase.DEGRADED
+
+
+def leaves_and_knows_nothing_any_more(first: Machine, second: Machine) -> None:
+    """The worker is drained and forgotten, switches itself off, and starts as it was flashed."""
+    said = first.run("basalt remove-node w-1 --timeout 5m", timeout=REMOVED_SECONDS).stdout
+    assert said.splitlines()[-1] == "w-1 is out of the cluster: its name and address are free"
+    second.wait_for_power_off()
+    assert [node["metadata"]["name"] for node in first.get("nodes")["items"]] == ["node-1"]
+    status = first.status()
+    assert status and status.phase is Phase.READY
+    second.start()
+    # The token that let it in was a file on its disk; what it was booted with has the wrong one.
+    second.wait_until("it is new again", partial(says, second, Code.TOKEN_UNKNOWN), READY_SECONDS)
+    assert second.run("test -e /var/lib/basalt/membership.json", check=False).code == 1

@@ -15,7 +15,11 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-const statusTimeout = 3 * time.Second
+const (
+	statusTimeout  = 3 * time.Second
+	membersTimeout = 8 * time.Second  // a member on a busy machine is given time for its handshake
+	removeTimeout  = 40 * time.Second // a member that takes over may have to catch up first
+)
 
 // MemberStatus is one member in the status.
 type MemberStatus struct {
@@ -23,6 +27,12 @@ type MemberStatus struct {
 	Address string `json:"address"`
 	Role    string `json:"role"`
 	Leader  bool   `json:"leader"`
+}
+
+// MemberAnswer is one member in what `k8s-dqlite members` prints.
+type MemberAnswer struct {
+	MemberStatus
+	Answers bool `json:"answers"`
 }
 
 // Status is what `k8s-dqlite status` prints.
@@ -50,6 +60,8 @@ func serveControl(s Settings, m *Member, store *backend, registry *prometheus.Re
 	c := controller{member: m, store: store}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", c.status)
+	mux.HandleFunc("GET /members", c.members)
+	mux.HandleFunc("POST /remove", c.remove)
 	mux.HandleFunc("GET /dump", c.dump)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	service := &http.Server{Handler: mux, ReadHeaderTimeout: statusTimeout}
@@ -69,11 +81,16 @@ func (c controller) status(response http.ResponseWriter, request *http.Request) 
 		status.Error = err.Error()
 	}
 	status.Healthy = status.Error == ""
+	writeJSON(response, status)
+}
+
+// writeJSON answers with a value as people can read it, too.
+func writeJSON(response http.ResponseWriter, value any) {
 	response.Header().Set("Content-Type", "application/json")
 	encoder := json.NewEncoder(response)
 	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(status); err != nil {
-		logrus.Debugf("status: %v", err)
+	if err := encoder.Encode(value); err != nil {
+		logrus.Debugf("control socket: %v", err)
 	}
 }
 
@@ -88,15 +105,19 @@ func (c controller) fill(ctx context.Context, status *Status) error {
 		return err
 	}
 	for _, each := range members {
-		status.Members = append(status.Members, MemberStatus{
-			ID: each.ID, Address: each.Address, Role: roleName(each.Role), Leader: each.Address == leader.Address,
-		})
+		status.Members = append(status.Members, memberStatus(each, leader))
 	}
 	if status.Size, err = c.store.DbSize(ctx); err != nil {
 		return err
 	}
 	status.Revision, err = c.store.CurrentRevision(ctx)
 	return err
+}
+
+func memberStatus(member client.NodeInfo, leader *client.NodeInfo) MemberStatus {
+	return MemberStatus{
+		ID: member.ID, Address: member.Address, Role: roleName(member.Role), Leader: member.Address == leader.Address,
+	}
 }
 
 func roleName(role client.NodeRole) string {
@@ -109,6 +130,40 @@ func roleName(role client.NodeRole) string {
 		return "spare"
 	}
 	return "unknown"
+}
+
+// members tells who of the members answers. It is a question of its own: each other member costs a handshake.
+func (c controller) members(response http.ResponseWriter, request *http.Request) {
+	ctx, cancel := context.WithTimeout(request.Context(), membersTimeout)
+	defer cancel()
+	leader, err := c.member.Leader(ctx)
+	if err != nil {
+		http.Error(response, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	members, err := c.member.Members(ctx)
+	if err != nil {
+		http.Error(response, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	answering := c.member.Answering(ctx, members)
+	answers := []MemberAnswer{}
+	for _, each := range members {
+		answers = append(answers, MemberAnswer{memberStatus(each, leader), answering[each.Address]})
+	}
+	writeJSON(response, answers)
+}
+
+func (c controller) remove(response http.ResponseWriter, request *http.Request) {
+	address := request.URL.Query().Get("address")
+	ctx, cancel := context.WithTimeout(request.Context(), removeTimeout)
+	defer cancel()
+	if err := c.member.Remove(ctx, address); err != nil {
+		logrus.Errorf("%s is not removed: %v", address, err)
+		http.Error(response, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	logrus.Infof("%s is no member any more", address)
 }
 
 func (c controller) dump(response http.ResponseWriter, request *http.Request) {

@@ -4,6 +4,8 @@
 //
 //	k8s-dqlite [flags]             the daemon
 //	k8s-dqlite status              members, leader, size, as JSON
+//	k8s-dqlite members             who of the members answers, as JSON
+//	k8s-dqlite remove ADDRESS      takes a member out, whether it runs or not
 //	k8s-dqlite dump FILE           a consistent backup, one SQLite file
 //	k8s-dqlite metrics             counters, in Prometheus' format
 //	k8s-dqlite restore FILE        a new folder with the content of a backup; needs no daemon

@@ -35,6 +35,8 @@ const (
 	readyTimeout = 4 * time.Minute
 )
 
+var ordinarySnapshots = godqlite.SnapshotParams{Threshold: snapshotThreshold, Trailing: snapshotTrailing}
+
 // Member is this machine's part of the dqlite cluster.
 type Member struct {
 	app     *app.App
@@ -46,6 +48,10 @@ type Member struct {
 
 // StartMember starts the dqlite node, which bootstraps a cluster or joins one if its folder is new.
 func StartMember(ctx context.Context, s Settings) (*Member, error) {
+	return startMember(ctx, s, ordinarySnapshots)
+}
+
+func startMember(ctx context.Context, s Settings, snapshots godqlite.SnapshotParams) (*Member, error) {
 	network, err := NewNetwork(s)
 	if err != nil {
 		return nil, err
@@ -58,7 +64,7 @@ func StartMember(ctx context.Context, s Settings) (*Member, error) {
 		app.WithUnixSocket(network.socket),
 		app.WithNetworkLatency(s.pace().latency),
 		app.WithRolesAdjustmentFrequency(s.pace().roles),
-		app.WithSnapshotParams(godqlite.SnapshotParams{Threshold: snapshotThreshold, Trailing: snapshotTrailing}),
+		app.WithSnapshotParams(snapshots),
 		// Recovery by itself means deleting what cannot be read. That is for a person to decide.
 		app.WithAutoRecovery(false),
 		app.WithLogFunc(logDqlite),

@@ -23,27 +23,38 @@ func startAt(t *testing.T, dir, address string) *Member {
 func TestTheOnlyMemberMovesWithItsData(t *testing.T) {
 	dir, before, after := t.TempDir(), "127.0.0.1:9391", "127.0.0.2:9392"
 	member := startAt(t, dir, before)
-	db, err := member.app.Open(t.Context(), "kept")
+	db, err := member.app.Open(t.Context(), databaseName)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := db.Exec("CREATE TABLE kept (value TEXT); INSERT INTO kept VALUES ('acknowledged')"); err != nil {
+	if _, err := db.Exec("CREATE TABLE kept (value TEXT)"); err != nil {
 		t.Fatal(err)
+	}
+	for range 20 {
+		if _, err := db.Exec("INSERT INTO kept VALUES ('acknowledged')"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	db.Close()
 	if err := member.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 { // as if the power had been cut after the first time
-		if err := moveAddress(dir, after); err != nil {
-			t.Fatal(err)
+		if moved, err := moveAddress(dir, after); err != nil || !moved {
+			t.Fatal(moved, err)
 		}
 		if err := writeYAML(filepath.Join(dir, "cluster.yaml"), []client.NodeInfo{{ID: member.app.ID(), Address: before}}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := moveAddress(dir, after); err != nil {
+	if _, err := moveAddress(dir, after); err != nil {
 		t.Fatal(err)
+	}
+	if err := shortenLog(t.Context(), Settings{StorageDir: dir, Address: after, Latency: 5 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	if first, _ := filepath.Glob(filepath.Join(dir, "0000000000000001-*")); len(first) > 0 {
+		t.Errorf("the log still begins with %v", first)
 	}
 	member = startAt(t, dir, after)
 	defer member.Close()
@@ -51,14 +62,16 @@ func TestTheOnlyMemberMovesWithItsData(t *testing.T) {
 	if err != nil || len(members) != 1 || members[0].Address != after {
 		t.Fatalf("members are %v, %v", members, err)
 	}
-	db, err = member.app.Open(t.Context(), "kept")
+	db, err = member.app.Open(t.Context(), databaseName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
 	var value string
-	if err := db.QueryRow("SELECT value FROM kept").Scan(&value); err != nil || value != "acknowledged" {
-		t.Fatalf("found %q, %v", value, err)
+	var number int
+	query := "SELECT max(value), count(*) FROM kept"
+	if err := db.QueryRow(query).Scan(&value, &number); err != nil || value != "acknowledged" || number != 20 {
+		t.Fatalf("found %q, %d times, %v", value, number, err)
 	}
 }
 
@@ -75,8 +88,8 @@ func TestMembersThatOthersKnowStayWhereTheyAre(t *testing.T) {
 				t.Fatal(err)
 			}
 			before, _ := os.ReadFile(path)
-			if err := moveAddress(filepath.Dir(path), "192.0.2.9:9000"); err != nil {
-				t.Fatal(err)
+			if moved, err := moveAddress(filepath.Dir(path), "192.0.2.9:9000"); err != nil || moved {
+				t.Fatal(moved, err)
 			}
 			if after, _ := os.ReadFile(path); string(after) != string(before) {
 				t.Errorf("the list became %s", after)
@@ -86,8 +99,7 @@ func TestMembersThatOthersKnowStayWhereTheyAre(t *testing.T) {
 }
 
 func TestNothingToMoveInANewFolder(t *testing.T) {
-	if err := moveAddress(t.TempDir(), "192.0.2.9:9000"); err != nil {
-		t.Fatal(err)
+	if moved, err := moveAddress(t.TempDir(), "192.0.2.9:9000"); err != nil || moved {
+		t.Fatal(moved, err)
 	}
 }
-

@@ -6,13 +6,11 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -27,8 +25,6 @@ const (
 	handshakeTimeout = 5 * time.Second
 	// Handshakes with other members that this process makes at a time; what is more than that waits for its turn.
 	handshakesAtOnce = 4
-	// Sessions that can be taken up again without signing anything, which is most of what a handshake costs.
-	rememberedSessions = 16
 	// After this long without an acknowledgement from the peer's kernel a connection is dead. TCP's own patience is
 	// a quarter of an hour.
 	deadPeerTimeout = 5 * time.Second
@@ -42,8 +38,9 @@ const (
 type Network struct {
 	address string // of this member
 	socket  string // of the dqlite node
-	tls     *tls.Config
 	turns   chan struct{}
+
+	identity *identity // nil: nobody is let in, and nobody else is reached
 }
 
 // NewNetwork reads the certificates, if there are any.
@@ -58,44 +55,12 @@ func NewNetwork(s Settings) (*Network, error) {
 	if !s.Secured() {
 		return n, nil
 	}
-	certificate, err := tls.LoadX509KeyPair(s.Cert, s.Key)
-	if err != nil {
-		return nil, fmt.Errorf("certificate: %w", err)
-	}
-	pem, err := os.ReadFile(s.CA)
+	identity, err := newIdentity(s)
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in it", s.CA)
-	}
-	if err := checkCertificate(certificate, s.Address); err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Cert, err)
-	}
-	n.tls = &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{certificate},
-		RootCAs:      pool,
-		ClientCAs:    pool,
-		ClientAuth:   tls.RequireAndVerifyClientCert,
-
-		ClientSessionCache: tls.NewLRUClientSessionCache(rememberedSessions),
-	}
+	n.identity = identity
 	return n, nil
-}
-
-// checkCertificate finds out at start what the other members would otherwise refuse one by one.
-func checkCertificate(certificate tls.Certificate, address string) error {
-	leaf, err := x509.ParseCertificate(certificate.Certificate[0])
-	if err != nil {
-		return err
-	}
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
-	return leaf.VerifyHostname(host)
 }
 
 // Dial connects to a member; the own one is reached without the network.
@@ -104,7 +69,7 @@ func (n *Network) Dial(ctx context.Context, address string) (net.Conn, error) {
 		var dialer net.Dialer
 		return dialer.DialContext(ctx, "unix", n.socket)
 	}
-	if n.tls == nil {
+	if n.identity == nil {
 		return nil, fmt.Errorf("member %s cannot be reached: this member has no certificate", address)
 	}
 	select {
@@ -117,7 +82,7 @@ func (n *Network) Dial(ctx context.Context, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := n.tls.Clone()
+	config := n.identity.current().Clone()
 	config.ServerName = host
 	// A machine that is off does not answer at all; that is known sooner.
 	plain, err := (&net.Dialer{Control: setDeadPeerTimeout, Timeout: dialTimeout}).DialContext(ctx, "tcp", address)
@@ -136,7 +101,7 @@ func (n *Network) Dial(ctx context.Context, address string) (net.Conn, error) {
 
 // Serve lets other members in until the context ends; it returns at once when there is nothing to serve.
 func (n *Network) Serve(ctx context.Context) error {
-	if n.tls == nil {
+	if n.identity == nil {
 		return nil
 	}
 	config := net.ListenConfig{Control: setDeadPeerTimeout}
@@ -166,7 +131,7 @@ func (n *Network) Serve(ctx context.Context) error {
 // admit checks the peer's certificate and then joins its connection to the node's.
 func (n *Network) admit(ctx context.Context, peer net.Conn) {
 	defer peer.Close()
-	secured := tls.Server(peer, n.tls)
+	secured := tls.Server(peer, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: n.identity.forClient})
 	within, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	err := secured.HandshakeContext(within)
 	cancel()

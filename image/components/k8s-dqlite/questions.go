@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 )
@@ -22,7 +23,11 @@ var questions = map[string]func(context.Context, []string) error{
 	"metrics": func(ctx context.Context, arguments []string) error {
 		return toOutput(ctx, "metrics", arguments)
 	},
-	"dump": dumpTo,
+	"members": func(ctx context.Context, arguments []string) error {
+		return toOutput(ctx, "members", arguments)
+	},
+	"dump":   dumpTo,
+	"remove": removeMember,
 }
 
 // parseQuestion reads the flags of a question; count is the number of arguments it wants.
@@ -40,12 +45,12 @@ func parseQuestion(name string, arguments []string, count int) (socket string, r
 }
 
 // ask sends one question; the caller closes the answer.
-func ask(ctx context.Context, socket, question string) (io.ReadCloser, error) {
+func ask(ctx context.Context, socket, method, question string) (io.ReadCloser, error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var dialer net.Dialer
 		return dialer.DialContext(ctx, "unix", socket)
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://k8s-dqlite/"+question, nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://k8s-dqlite/"+question, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +71,7 @@ func toOutput(ctx context.Context, question string, arguments []string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := ask(ctx, socket, question)
+	answer, err := ask(ctx, socket, http.MethodGet, question)
 	if err != nil {
 		return err
 	}
@@ -75,13 +80,25 @@ func toOutput(ctx context.Context, question string, arguments []string) error {
 	return err
 }
 
+func removeMember(ctx context.Context, arguments []string) error {
+	socket, rest, err := parseQuestion("remove", arguments, 1)
+	if err != nil {
+		return err
+	}
+	answer, err := ask(ctx, socket, http.MethodPost, "remove?address="+url.QueryEscape(rest[0]))
+	if err != nil {
+		return err
+	}
+	return answer.Close()
+}
+
 // dumpTo writes a backup under another name first: a file of the wanted name is always a whole one, and durable.
 func dumpTo(ctx context.Context, arguments []string) error {
 	socket, rest, err := parseQuestion("dump", arguments, 1)
 	if err != nil {
 		return err
 	}
-	answer, err := ask(ctx, socket, "dump")
+	answer, err := ask(ctx, socket, http.MethodGet, "dump")
 	if err != nil {
 		return err
 	}

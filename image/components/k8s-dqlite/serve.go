@@ -50,8 +50,16 @@ func Run(ctx context.Context, s Settings) error {
 		return err
 	}
 	defer storage.Close()
-	if err := moveAddress(s.StorageDir, s.Address); err != nil {
+	moved, err := moveAddress(s.StorageDir, s.Address)
+	if err != nil {
 		return err
+	}
+	if moved {
+		notify("STATUS=Shortening the log for those who will join")
+		if err := shortenLog(ctx, s); err != nil {
+			// Nobody's data depends on it; joining takes longer.
+			logrus.Warnf("the log stays as long as it is: %v", err)
+		}
 	}
 	notify("STATUS=Starting the dqlite node")
 	member, err := StartMember(ctx, s)
