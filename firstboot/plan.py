@@ -129,7 +129,7 @@ def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step
     """
     units = tuple(unit for unit in UNITS if unit != "containerd")
     folder = dqlite.FOLDER if node.config.datastore.type is DatastoreType.DQLITE else etcd.FOLDER
-    stopped = tuple(Stopped(unit) for unit in units)
+    stopped = tuple(Stopped(unit, reason="a backup is being restored") for unit in units)
     return *stopped, Restore(units, certificates, folder, places, needs=tuple(step.name for step in stopped))
 
 

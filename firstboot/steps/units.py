@@ -50,9 +50,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The service does not run."""
+    """The service does not run; reason: why, in one line."""
 
     unit: str
+    reason: str = "the document does not ask for it"
     needs: tuple[str, ...] = ()
     lasts: ClassVar[bool] = False
 
@@ -66,7 +67,7 @@ class Stopped:
         unit = machine.units.get(self.unit)
         if unit is None or not unit.running:
             return None
-        return Finding(f"{self.unit}.service", "stop", "the document does not ask for it")
+        return Finding(f"{self.unit}.service", "stop", self.reason)
 
     async def apply(self, machine: Machine) -> None:
         """Queue the stop."""
