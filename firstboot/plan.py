@@ -33,7 +33,7 @@ from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
-from firstboot.steps.pods import FirstPods
+from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.units import Running, Stopped
 
@@ -145,6 +145,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
             yield from _node_object(node)
     if node.config.role.has_control_plane:
         yield FirstPods(memory.applied)
+        if not node.control_planes:
+            yield Schedulable(node.name)
         yield NodeLabels(node.name, {ROLE_LABEL: ""})
         yield Objects("objects:node", wanted.objects, memory.applied)
         for feature in wanted.features:

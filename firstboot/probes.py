@@ -118,11 +118,21 @@ class NodeIsReady:
         found = await _node(client, self.name)
         if isinstance(found, str):
             return found
-        conditions = found.get("status", {}).get("conditions", [])
-        ready = next((c for c in conditions if c["type"] == "Ready"), None)
+        ready = _condition(found)
         if ready is None:
             return "the kubelet has not reported yet"
         return None if ready["status"] == "True" else str(ready.get("message") or "the node is not Ready")
+
+
+def is_ready(node: Any) -> bool:
+    """Whether a Node object says so of itself."""
+    ready = _condition(node)
+    return ready is not None and ready["status"] == "True"
+
+
+def _condition(node: Any) -> Any:
+    conditions = node.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == "Ready"), None)
 
 
 async def _node(client: Client, name: str) -> Any:

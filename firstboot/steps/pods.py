@@ -1,30 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the API server and the kubelet want to see in a namespace before a pod of it can run."""
+"""What has to be there before a first pod can run, and would otherwise wait until the controller manager works.
+
+That starts forty loops, which keep a small machine's two processors busy for a quarter of a minute. It finds these
+things done then, and looks after them from there on.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from firstboot import files
 from firstboot.kube import KubeError, Object, object_path
 from firstboot.paths import PKI
+from firstboot.probes import is_ready
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.objects import Applied
 
 NAMESPACE = "default"
 
-EXISTS = 409
+CONFLICT = 409
 """The API server's answer when the controller manager was quicker."""
+
+UNREADY = "node.kubernetes.io/not-ready"
+"""The API server gives this taint to every node that registers."""
 
 
 @dataclass(frozen=True)
 class FirstPods:
     """The namespace ``default`` has its service account and the cluster's CA, without which no pod runs.
 
-    The controller manager makes both for every namespace; starting, it needs a small machine's two processors for a
-    quarter of a minute before it does. Until then the API refuses pods, and a Ready node that does so would be a lie.
+    Until then the API refuses pods, and a Ready node that does so would be a lie. The controller manager makes both for
+    every namespace.
     """
 
     applied: Applied = field(compare=False, hash=False)
@@ -51,7 +59,7 @@ class FirstPods:
             try:
                 await machine.client.send("POST", path, obj)
             except KubeError as error:
-                if error.status != EXISTS:
+                if error.status != CONFLICT:
                     raise
             self.applied.note(obj)
 
@@ -70,3 +78,48 @@ class FirstPods:
                 "data": {"ca.crt": authority.decode()},
             },
         )
+
+
+@dataclass(frozen=True)
+class Schedulable:
+    """A cluster's first node takes pods as soon as it is Ready: the taint of a node that is not is removed.
+
+    Where there are several control planes, the controller manager of another one does that at once.
+    """
+
+    node: str
+    name: str = "schedulable"
+    needs: tuple[str, ...] = ("node",)
+    lasts: ClassVar[bool] = True
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Compare the taint with what the kubelet says."""
+        found = await self._found(machine)
+        if found is None or not _marked(found):
+            return None
+        if not is_ready(found):
+            return Finding(f"node/{self.node}", "wait", "not Ready yet")
+        return Finding(f"node/{self.node}", "untaint", "is Ready, and tainted as if it were not")
+
+    async def apply(self, machine: Machine) -> None:
+        """Remove the taint from the very object that said Ready; whoever has changed it since is heeded next time."""
+        found = await self._found(machine)
+        if found is None or not _marked(found) or not is_ready(found):
+            return
+        found["spec"]["taints"] = [each for each in found["spec"]["taints"] if each["key"] != UNREADY]
+        try:
+            await machine.client.send("PUT", self._path, found)
+        except KubeError as error:
+            if error.status != CONFLICT:
+                raise
+
+    async def _found(self, machine: Machine) -> Any:
+        return await machine.client.get(self._path)
+
+    @property
+    def _path(self) -> str:
+        return f"/api/v1/nodes/{self.node}"
+
+
+def _marked(node: Any) -> bool:
+    return any(each["key"] == UNREADY for each in node["spec"].get("taints", ()))

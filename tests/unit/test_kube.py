@@ -27,7 +27,7 @@ from firstboot.probes import (
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.network import PodNetwork
 from firstboot.steps.objects import Applied
-from firstboot.steps.pods import FirstPods
+from firstboot.steps.pods import UNREADY, FirstPods, Schedulable
 from firstboot.systemd import Systemd
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -243,6 +243,61 @@ def test_pods_can_be_made_before_the_controller_manager_works(
     assert after is None or after.waits
     assert [path for path, _ in posts] == made
     assert [obj["data"] for _, obj in posts if "data" in obj] == [{"ca.crt": "the CA"}] * bool(made)
+
+
+OTHER_TAINT = {"key": "example.org/kept", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("ready", "tainted", "taken", "action", "after"),
+    [
+        ("False", True, False, "wait", []),
+        (None, True, False, "wait", []),
+        ("True", True, False, "untaint", [[OTHER_TAINT]]),
+        ("True", True, True, "untaint", [[OTHER_TAINT]]),
+        ("True", False, False, None, []),
+        ("False", False, False, None, []),
+    ],
+    ids=[
+        "not Ready",
+        "no word yet",
+        "Ready",
+        "changed meanwhile",
+        "free",
+        "not ready again, which is not ours",
+    ],
+)
+def test_a_first_node_takes_pods_when_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+    ready: str | None,
+    tainted: bool,
+    taken: bool,
+    action: str | None,
+    after: list[list[dict[str, str]]],
+) -> None:
+    taints = [OTHER_TAINT, *([{"key": UNREADY, "effect": "NoSchedule"}] if tainted else [])]
+    conditions = [{"type": "Ready", "status": ready}] if ready else []
+    node = {"metadata": {"name": "cp1"}, "spec": {"taints": taints}, "status": {"conditions": conditions}}
+    puts: list[Any] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            puts.append((await request.json())["spec"]["taints"])
+            return web.json_response({"message": "changed"}, status=409 if taken else 200)
+        return web.json_response(node)
+
+    async def step() -> Finding | None:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            machine, work = Machine(cast(Systemd, None), client, {}), Schedulable("cp1")
+            finding = await work.check(machine)
+            if finding and not finding.waits:
+                await work.apply(machine)
+            return finding
+
+    finding = asyncio.run(step())
+    assert (finding and finding.action) == action
+    assert puts == after
 
 
 @pytest.mark.parametrize(
