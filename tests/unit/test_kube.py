@@ -24,7 +24,7 @@ from firstboot.probes import (
     Probe,
     SocketProbe,
 )
-from firstboot.steps.model import Finding, Machine
+from firstboot.steps.model import Finding, Machine, Step
 from firstboot.steps.network import PodNetwork
 from firstboot.steps.objects import Applied
 from firstboot.steps.pods import UNREADY, FirstPods, Schedulable
@@ -150,6 +150,23 @@ def test_a_refusal_is_told_in_the_servers_words(monkeypatch: pytest.MonkeyPatch)
         asyncio.run(apply())
 
 
+def done(
+    monkeypatch: pytest.MonkeyPatch, handle: Handler, step: Step
+) -> tuple[Finding | None, Finding | None]:
+    """Do a step against an API; return what it found before and afterwards."""
+
+    async def do() -> tuple[Finding | None, Finding | None]:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            machine = Machine(cast(Systemd, None), client, {})
+            finding = await step.check(machine)
+            if finding and not finding.waits:
+                await step.apply(machine)
+            return finding, await step.check(machine)
+
+    return asyncio.run(do())
+
+
 def node_named(name: str, **spec: str) -> dict[str, Any]:
     return {"metadata": {"name": name}, "spec": spec}
 
@@ -181,16 +198,7 @@ def test_the_first_node_takes_the_first_pod_network(
         seen.append(json.loads(await request.text()))
         return web.json_response({"message": "may not change"}, status=patch_status)
 
-    async def step() -> Finding | None:
-        async with served(handle) as url, Client() as client:
-            without_tls(monkeypatch, url)
-            machine, work = Machine(cast(Systemd, None), client, {}), PodNetwork("cp1", "10.1.0.0/24")
-            finding = await work.check(machine)
-            if finding and not finding.waits:
-                await work.apply(machine)
-            return finding
-
-    finding = asyncio.run(step())
+    finding, _ = done(monkeypatch, handle, PodNetwork("cp1", "10.1.0.0/24"))
     assert (finding and finding.action) == action
     assert [node["spec"]["podCIDR"] for node in seen] == ["10.1.0.0/24"] * patches
 
@@ -228,17 +236,7 @@ def test_pods_can_be_made_before_the_controller_manager_works(
             return web.json_response({"message": "taken"}, status=409 if taken else 201)
         return web.json_response({}, status=200 if request.path.endswith(there) else 404)
 
-    async def step() -> tuple[Finding | None, Finding | None]:
-        async with served(handle) as url, Client() as client:
-            without_tls(monkeypatch, url)
-            machine = Machine(cast(Systemd, None), client, {})
-            work = FirstPods(Applied(), tmp_path / "ca.crt")
-            finding = await work.check(machine)
-            if finding and not finding.waits:
-                await work.apply(machine)
-            return finding, await work.check(machine)
-
-    finding, after = asyncio.run(step())
+    finding, after = done(monkeypatch, handle, FirstPods(Applied(), tmp_path / "ca.crt"))
     assert (finding and finding.action) == action
     assert after is None or after.waits
     assert [path for path, _ in posts] == made
@@ -286,16 +284,7 @@ def test_a_first_node_takes_pods_when_it_is_ready(
             return web.json_response({"message": "changed"}, status=409 if taken else 200)
         return web.json_response(node)
 
-    async def step() -> Finding | None:
-        async with served(handle) as url, Client() as client:
-            without_tls(monkeypatch, url)
-            machine, work = Machine(cast(Systemd, None), client, {}), Schedulable("cp1")
-            finding = await work.check(machine)
-            if finding and not finding.waits:
-                await work.apply(machine)
-            return finding
-
-    finding = asyncio.run(step())
+    finding, _ = done(monkeypatch, handle, Schedulable("cp1"))
     assert (finding and finding.action) == action
     assert puts == after
 
