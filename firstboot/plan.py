@@ -125,9 +125,10 @@ def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) ->
 def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step, ...]:
     """Return the steps of a node whose datastore becomes that of a backup; the others follow when they are done.
 
-    All stop that know the old authorities. Containers run on, and with them pods, until the kubelet is back.
+    All stop that know the old authorities, the datastore last: an API server that cannot write any more does not end.
+    Containers run on, and with them pods, until the kubelet is back.
     """
-    units = tuple(unit for unit in UNITS if unit != "containerd")
+    units = tuple(unit for unit in reversed(UNITS) if unit != "containerd")
     folder = dqlite.FOLDER if node.config.datastore.type is DatastoreType.DQLITE else etcd.FOLDER
     stopped = tuple(Stopped(unit, reason="a backup is being restored") for unit in units)
     return *stopped, Restore(units, certificates, folder, places, needs=tuple(step.name for step in stopped))

@@ -93,6 +93,8 @@ def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -
     assert agent.status().phase is Phase.STARTING, "before the next round, too"
     planned = asyncio.run(go())
     assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
+    order = [systemd.asked.index(f"stop {unit}") for unit in ("kubelet", "kube-apiserver", "etcd")]
+    assert order == sorted(order), "what writes ends while it still can"
     assert planned[-1] == ("restore", "wait") and len(planned) == len(UNITS)
     assert agent.status().phase is Phase.STARTING and not agent.was_ready
     assert not applied.fresh(OBJECT), "the objects are in another datastore then"
