@@ -43,6 +43,7 @@ from firstboot.services.timesync import UNIT as TIME_UNIT
 from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd, Unit
+from firstboot.values import bracketed
 
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
@@ -129,7 +130,7 @@ class Agent:
         if not spec.path.exists():
             raise NotYet("there is no administrator's certificate yet", "Ask again when the node is ready.")
         host = course.node.config.cluster.api_address or course.node.ip
-        return render(spec, server or f"https://{_bracketed(host)}:6443")
+        return render(spec, server or f"https://{bracketed(host)}:6443")
 
     @cached_property
     def admission(self) -> Admission:
@@ -425,10 +426,6 @@ def _planned(step: Step, found: Mapping[str, Finding], result: Pass) -> PlannedS
     if finding is None:
         return PlannedStep(step.name, "", "none", "as it should be")
     return PlannedStep(step.name, finding.path, finding.action, finding.reason)
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 @cache

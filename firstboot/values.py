@@ -122,6 +122,11 @@ def split_port(text: str, default: int = 53) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), number
 
 
+def bracketed(host: str) -> str:
+    """Return a host as it stands in a URL or before a port."""
+    return f"[{host}]" if ":" in host else host
+
+
 def split_url(text: str) -> SplitResult | None:
     """Return the parts of a URL with a host, None when it has none or a port that is no number."""
     try:

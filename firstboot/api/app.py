@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Collection
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from firstboot import run, schema
 from firstboot.api import access, datastore, errors, logs
-from firstboot.api.errors import ApiCode, ApiError
+from firstboot.api.answers import as_json
+from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.leaving import Leaving
 from firstboot.api.node import Node
 from firstboot.config import Role
@@ -72,11 +71,11 @@ class Api:
 
     async def status(self, _request: web.Request) -> web.Response:
         """Return the status document."""
-        return _json(self._node.status().to_dict())
+        return as_json(self._node.status().to_dict())
 
     async def plan(self, _request: web.Request) -> web.Response:
         """Return what the agent would do now."""
-        return _json({"steps": [step.to_dict() for step in await self._node.plan()]})
+        return as_json({"steps": [step.to_dict() for step in await self._node.plan()]})
 
     async def kubeconfig(self, request: web.Request) -> web.Response:
         """Return an administrator's kubeconfig."""
@@ -88,14 +87,14 @@ class Api:
     async def version(self, _request: web.Request) -> web.Response:
         """Return which versions run here."""
         status = self._node.status()
-        return _json({"api": "v1", "basalt": status.image.version, "kubernetes": status.kubernetes})
+        return as_json({"api": "v1", "basalt": status.image.version, "kubernetes": status.kubernetes})
 
     async def validate(self, request: web.Request) -> web.Response:
         """Check a document without using it; having failures is a result, not an error."""
         content = await request.read()
         # A document may take a slow machine a second, which is too long for everybody else.
         failures = await asyncio.to_thread(_failures, content)
-        return _json({"failures": failures})
+        return as_json({"failures": failures})
 
     async def join_token(self, request: web.Request) -> web.Response:
         """Make a one-time token for joining."""
@@ -108,7 +107,7 @@ class Api:
             remedy = f"Use a number of seconds from 1 to {LONGEST_LIFETIME}."
             raise ApiError(ApiCode.BAD_REQUEST, found, remedy, "lifetime")
         made = await self._node.join_token(Role(role) if role else None, int(lifetime))
-        return _json(made.to_dict())
+        return as_json(made.to_dict())
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         """Stream the journal of one component."""
@@ -135,17 +134,13 @@ class Api:
 
     async def status_schema(self, _request: web.Request) -> web.Response:
         """Return the JSON Schema of the status document, which the description refers to."""
-        return _json(schema.load("status"))
+        return as_json(schema.load("status"))
 
 
 def description() -> str:
     """Return the text of schemas/api.openapi.json."""
     places = (place / "api.openapi.json" for place in schema.PLACES)
     return next(place for place in places if place.is_file()).read_text(encoding="utf-8")
-
-
-def _json(data: Any) -> web.Response:
-    return web.Response(text=json.dumps(data) + "\n", content_type="application/json")
 
 
 def _failures(content: bytes) -> list[dict[str, str]]:
@@ -179,9 +174,4 @@ def _log_command(request: web.Request) -> list[str]:
     if not (lines.isascii() and lines.isdigit() and 0 <= int(lines[:9]) <= logs.MAX_LINES and len(lines) < 9):
         found = f"{lines!r} is no number of lines"
         raise ApiError(ApiCode.BAD_REQUEST, found, f"Use a number from 0 to {logs.MAX_LINES}.", "lines")
-    follow = request.query.get("follow", "false")
-    if follow not in ("true", "false"):
-        raise ApiError(
-            ApiCode.BAD_REQUEST, f"{follow!r} is neither true nor false", "Use true or false.", "follow"
-        )
-    return logs.command(component, int(lines), follow == "true")
+    return logs.command(component, int(lines), flag(request, "follow"))

@@ -7,10 +7,11 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiohttp import BodyPartReader, MultipartReader, web
 
+from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.api.node import Node
 from firstboot.backup import kept
@@ -48,14 +49,14 @@ class Handlers:
 
     async def status(self, _request: web.Request) -> web.Response:
         """Return how the datastore stands."""
-        return _json((await self._node.datastore.status()).to_dict())
+        return as_json((await self._node.datastore.status()).to_dict())
 
     async def defragment(self, _request: web.Request) -> web.Response:
         """Give back what deleted data takes on the disk."""
         datastore = self._node.datastore
         before = (await datastore.status()).size
         await datastore.defragment()
-        return _json({"before": before, "after": (await datastore.status()).size})
+        return as_json({"before": before, "after": (await datastore.status()).size})
 
     async def backup(self, request: web.Request) -> web.StreamResponse:
         """Send a backup as it is made."""
@@ -85,14 +86,14 @@ class Handlers:
         if part.name != "backup":
             raise _malformed(f"the second part is {part.name!r} and not the backup", "backup")
         header = await self._node.datastore.restore(opener, _pieces(part))
-        return _json(
+        return as_json(
             {"cluster": header.cluster, "created": header.created, "revision": header.revision}, status=202
         )
 
     async def backups(self, _request: web.Request) -> web.Response:
         """Return which backups the node keeps by itself."""
         found = await asyncio.to_thread(kept.listed, self._node.datastore.places.kept)
-        return _json({"backups": [each.to_dict() for each in found]})
+        return as_json({"backups": [each.to_dict() for each in found]})
 
     async def fetch(self, request: web.Request) -> web.FileResponse:
         """Return one of those that are listed: a name is never made into a path that is not."""
@@ -162,7 +163,3 @@ async def _pieces(part: BodyPartReader) -> AsyncIterator[bytes]:
 
 def _malformed(found: str, path: str, remedy: str = "See GET /openapi.json.") -> ApiError:
     return ApiError(ApiCode.BAD_REQUEST, found, remedy, path)
-
-
-def _json(data: Mapping[str, Any], status: int = 200) -> web.Response:
-    return web.Response(text=json.dumps(data) + "\n", content_type="application/json", status=status)

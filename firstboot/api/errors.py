@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import StrEnum
 
 from aiohttp import web
 
+from firstboot.api.answers import as_json
 from firstboot.api.node import NotYet
 from firstboot.failure import BasaltError, DocumentError, Failure, Refused
 
@@ -77,9 +77,15 @@ def respond(
 ) -> web.Response:
     """Return an answer that holds failures."""
     body = {"failures": [failure.to_dict() for failure in failures]}
-    return web.Response(
-        status=http_status, text=json.dumps(body) + "\n", content_type="application/json", headers=headers
-    )
+    return as_json(body, http_status, headers)
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Return a parameter that is true or false, and false when it is not given. Raises ApiError."""
+    text = request.query.get(name, "false")
+    if text not in ("true", "false"):
+        raise ApiError(ApiCode.BAD_REQUEST, f"{text!r} is neither true nor false", "Use true or false.", name)
+    return text == "true"
 
 
 @web.middleware

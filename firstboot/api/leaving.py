@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from firstboot.api.errors import BUG, ApiCode, ApiError
+from firstboot.api.answers import as_json
+from firstboot.api.errors import BUG, ApiCode, ApiError, flag
 from firstboot.api.node import Node
 from firstboot.cluster.records import NODE_NAME
 from firstboot.failure import BasaltError, DocumentError, Failure
@@ -34,7 +35,7 @@ class Leaving:
 
     async def remove_node(self, request: web.Request) -> web.StreamResponse:
         """Take a node out and say how it goes, a JSON object a line; the last one tells how it ended."""
-        name, force, timeout = _name(request), _flag(request, "force"), _timeout(request)
+        name, force, timeout = _name(request), flag(request, "force"), _timeout(request)
         if self._turn.locked():
             raise ApiError(ApiCode.TOO_MANY, "a node is being removed already", "Wait until that is done.")
         async with self._turn:
@@ -48,8 +49,8 @@ class Leaving:
 
     async def reset(self, request: web.Request) -> web.Response:
         """Begin a factory reset."""
-        name = await self._node.reset(_flag(request, "force"))
-        return web.Response(text=json.dumps({"node": name}) + "\n", content_type="application/json")
+        name = await self._node.reset(flag(request, "force"))
+        return as_json({"node": name})
 
 
 async def _lines(removal: AsyncIterator[Progress]) -> AsyncIterator[dict[str, Any]]:
@@ -80,13 +81,6 @@ def _name(request: web.Request) -> str:
             ApiCode.BAD_REQUEST, f"{name!r} is no node's name", "`kubectl get nodes` lists them.", "name"
         )
     return name
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    text = request.query.get(name, "false")
-    if text not in ("true", "false"):
-        raise ApiError(ApiCode.BAD_REQUEST, f"{text!r} is neither true nor false", "Use true or false.", name)
-    return text == "true"
 
 
 def _timeout(request: web.Request) -> int:

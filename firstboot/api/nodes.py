@@ -12,6 +12,7 @@ from aiohttp import web
 
 from firstboot.api import errors
 from firstboot.api.access import info
+from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.cluster.admission import Admission
 from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, PORT, Hello, Message, Renewal, Request
@@ -80,7 +81,7 @@ async def _answered(work: Awaitable[Message]) -> web.Response:
             "Nothing: it goes on by itself in some seconds.",
         )
         raise DocumentError([Failure(Code.JOIN_WAITS, "basalt.cluster", found, remedy)]) from None
-    return web.Response(text=json.dumps(message.to_dict()) + "\n", content_type="application/json")
+    return as_json(message.to_dict())
 
 
 def _peer(request: web.Request) -> str:

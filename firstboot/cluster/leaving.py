@@ -23,6 +23,7 @@ from firstboot.kube import SECONDS, Client, Trust
 from firstboot.record import Record
 from firstboot.services.model import Node
 from firstboot.systemd import Systemd, Unit
+from firstboot.values import bracketed
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Leaver:
             found = await self.client.get(f"/api/v1/nodes/{node.name}")
         except BasaltError:
             return False
-        if found is None or not _annotated(found):
+        if found is None or not is_told(found):
             return False
         others = tuple(host for host in node.control_planes if host != node.ip)
         self.departure = Departure(node.name, found["metadata"]["uid"], others)
@@ -185,7 +186,7 @@ async def company(client: Client, node: Node) -> tuple[str, str] | None:
 
 
 def _urls(hosts: Iterable[str]) -> list[str]:
-    return [f"https://{f'[{host}]' if ':' in host else host}:6443" for host in (*hosts, LOCAL)]
+    return [f"https://{bracketed(host)}:6443" for host in (*hosts, LOCAL)]
 
 
 def _judged(status: int, text: str, leaves: Departure) -> Word:
@@ -201,10 +202,11 @@ def _judged(status: int, text: str, leaves: Departure) -> Word:
             return Word.GONE
     except (ValueError, KeyError, TypeError):
         return Word.NOTHING
-    return Word.LEAVE if _annotated(found) else Word.STAY
+    return Word.LEAVE if is_told(found) else Word.STAY
 
 
-def _annotated(node: Any) -> bool:
+def is_told(node: Any) -> bool:
+    """Whether a Node object says that its machine shall leave."""
     return ANNOTATION in node["metadata"].get("annotations", {})
 
 

@@ -105,6 +105,12 @@ async def machines(client: Client) -> list[Machine]:
     return [Machine(**item["data"]) for item in found["items"]]
 
 
+def internal_address(node: Any) -> str | None:
+    """Return by which address other machines reach the one of a Node object; None before its kubelet has said."""
+    addresses = node.get("status", {}).get("addresses", ())
+    return next((str(each["address"]) for each in addresses if each["type"] == "InternalIP"), None)
+
+
 def machine_object(machine: Machine) -> Object:
     """Return the ConfigMap of a machine."""
     return {

@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from firstboot.cluster import drain, quorum, records
-from firstboot.cluster.leaving import ANNOTATION
+from firstboot.cluster.leaving import ANNOTATION, is_told
 from firstboot.cluster.records import Machine
 from firstboot.cluster.voters import Voters
 from firstboot.codes import Code
@@ -79,8 +79,7 @@ class Leaves:
         """The machine's address."""
         if self.machine is not None:
             return self.machine.ip
-        addresses = self.node.get("status", {}).get("addresses", ())
-        return next((each["address"] for each in addresses if each["type"] == "InternalIP"), None)
+        return records.internal_address(self.node)
 
     @property
     def is_control_plane(self) -> bool:
@@ -174,7 +173,7 @@ class Removal:
     async def _mark(self, leaves: Leaves, *, leave: bool = False) -> None:
         """Keep new pods away from the node; with leave, also tell its machine."""
         metadata = {"name": self.name, "uid": leaves.node["metadata"]["uid"]}
-        told = {"annotations": {ANNOTATION: "true"}} if leave or _told(leaves.node) else {}
+        told = {"annotations": {ANNOTATION: "true"}} if leave or is_told(leaves.node) else {}
         node = {
             "apiVersion": "v1",
             "kind": "Node",
@@ -289,10 +288,6 @@ class _Said:
             return False
         self.text, self.when = text, self.clock()
         return True
-
-
-def _told(node: Any) -> bool:
-    return ANNOTATION in node["metadata"].get("annotations", {})
 
 
 def _waiting(left: tuple[drain.Pod, ...], blocked: list[drain.Pod]) -> str:

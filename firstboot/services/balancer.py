@@ -11,6 +11,7 @@ from firstboot.paths import KUBERNETES, PKI
 from firstboot.probes import Because, HttpProbe
 from firstboot.services.apiserver import READYZ
 from firstboot.services.model import Node, Service
+from firstboot.values import bracketed
 
 CONFIG = KUBERNETES / "api-balancer.cfg"
 OWNER = ("root", "api-balancer")
@@ -31,7 +32,7 @@ def configuration(control_planes: Iterable[str]) -> str:
     A server that is not ready gets no connections, and those that it has are closed: their clients find another
     one at once instead of waiting for a machine that is gone.
     """
-    servers = "\n".join(f"    server {_name(host)} {_address(host)}:6443" for host in control_planes)
+    servers = "\n".join(f"    server {_name(host)} {bracketed(host)}:6443" for host in control_planes)
     return f"""\
 global
     log stderr format short daemon notice
@@ -61,7 +62,3 @@ backend apiservers
 
 def _name(host: str) -> str:
     return f"node-{host.replace(':', '-')}"
-
-
-def _address(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from firstboot.cluster import records
 from firstboot.cluster.membership import Membership
@@ -47,7 +47,7 @@ class ControlPlanes:
 async def registered(client: Client) -> tuple[str, ...]:
     """Return the addresses of control planes as workers may see them: those that are nodes."""
     nodes = (await client.get(REGISTERED))["items"]
-    return tuple(sorted(address for node in nodes for address in _internal(node)))
+    return tuple(sorted(filter(None, map(records.internal_address, nodes))))
 
 
 async def admitted(client: Client) -> tuple[str, ...]:
@@ -55,8 +55,3 @@ async def admitted(client: Client) -> tuple[str, ...]:
     return tuple(
         sorted(each.ip for each in await records.machines(client) if each.role == Role.CONTROL_PLANE)
     )
-
-
-def _internal(node: Any) -> list[str]:
-    addresses = node.get("status", {}).get("addresses", ())
-    return [str(each["address"]) for each in addresses if each["type"] == "InternalIP"][:1]

@@ -18,10 +18,15 @@ import (
 // testBackend starts a real node of one member with all that serves requests but the socket.
 func testBackend(t *testing.T) *backend {
 	t.Helper()
+	store, _ := served(t, t.TempDir(), time.Hour)
+	return store
+}
+
+// served starts what serves requests on a folder.
+func served(t *testing.T, dir string, compact time.Duration) (*backend, *Member) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	settings := Settings{
-		StorageDir: t.TempDir(), Address: "127.0.0.1:9000", Latency: 20 * time.Millisecond, Compact: time.Hour,
-	}
+	settings := Settings{StorageDir: dir, Address: restoreAddress, Latency: 20 * time.Millisecond, Compact: compact}
 	member, err := StartMember(ctx, settings)
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +37,7 @@ func testBackend(t *testing.T) *backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store
+	return store, member
 }
 
 // life creates, changes, deletes and creates again a key, and looks at it in between: what is read must be what was

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +11,6 @@ import (
 
 	godqlite "github.com/canonical/go-dqlite/v2"
 	"github.com/canonical/go-dqlite/v2/client"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Before any node of these tests: the backup is read beside one.
@@ -39,24 +37,6 @@ func dumped(t *testing.T, member *Member) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// served starts what serves requests on a folder.
-func served(t *testing.T, dir string, compact time.Duration) (*backend, *Member) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	settings := Settings{StorageDir: dir, Address: restoreAddress, Latency: 20 * time.Millisecond, Compact: compact}
-	member, err := StartMember(ctx, settings)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { member.Close() })
-	t.Cleanup(cancel)
-	store, err := openBackend(ctx, settings, member, prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store, member
 }
 
 func TestARestoredStoreHasWhatWasThereAndGoesOnFarAhead(t *testing.T) {
