@@ -182,7 +182,7 @@ class Agent:
         course = self._course()
         if not course.node.config.role.has_control_plane:
             raise NotYet("a worker has no datastore", "Ask a control plane.")
-        member = store(course.node.config.datastore.type, self.client)
+        member = store(course.node.config.datastore, self.client)
         image = self.current.image.version
         return Source(course.node, course.certificates, member, image, _kubernetes_version())
 
@@ -301,7 +301,7 @@ class Agent:
     async def _parts(self, course: Course, machine: Machine) -> dict[str, Part]:
         """Return the state of every service that is wanted, by unit."""
         services = course.wanted.all_services
-        self.observer.forget(service.unit for service in services)
+        self.observer.forget(("datastore", *(service.unit for service in services)))
         parts: dict[str, Part] = {}
         for service in services:
             probe = node_probe(course.node, service) if service.unit == "kubelet" else service.probe
@@ -312,6 +312,9 @@ class Agent:
 
     def _running(self, taken: Taken, course: Course, result: Pass, parts: Mapping[str, Part]) -> Status:
         components = {service.unit: parts[service.unit] for service in course.wanted.services}
+        if (watch := course.wanted.watch) is not None:
+            part = self.observer.judged("datastore", watch.reason, watch.detail)
+            components = {"datastore": part, **components}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)
         # Services that a restore has yet to stop say that they are well.
@@ -332,6 +335,7 @@ class Agent:
             failures=(
                 *taken.failures,
                 *result.failures,
+                *(watch.failures if watch is not None else ()),
                 *observe.failures(parts),
                 *self._refusals,
                 *self._backup_failures,

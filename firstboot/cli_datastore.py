@@ -84,6 +84,10 @@ def _status(
         ]
         for each in data["members"]
     ]
+    if any(each["version"] for each in data["members"]):
+        heads.append("VERSION")
+        for row, each in zip(rows, data["members"], strict=True):
+            row.append(clean(each["version"] or "-"))
     table(heads, rows)
     return 0
 

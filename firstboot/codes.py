@@ -69,7 +69,11 @@ class Code(StrEnum):
     OWNED_ARGUMENT = "owned-argument", "Basalt sets this argument itself."
     PORT_IN_USE = "port-in-use", "The port belongs to another service of the node."
     BAD_URL = "bad-url", "The URL cannot be used here."
-    BAD_CERTIFICATE = "bad-certificate", "The certificates cannot be read, are no CA's, or have expired."
+    BAD_CERTIFICATE = (
+        "bad-certificate",
+        "The certificates cannot be read, are of another kind than is wanted, or have expired.",
+    )
+    BAD_KEY = "bad-key", "The private key cannot be read, or belongs to another certificate."
     PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
 
     # The document and this node
@@ -126,6 +130,23 @@ class Code(StrEnum):
     )
     NOT_POSSIBLE = "not-possible", "The node's datastore has no such function."
     BUSY = "busy", "The node does already what is asked for."
+
+    # A datastore that somebody else runs
+    DATASTORE_UNREACHABLE = "datastore-unreachable", "An endpoint of the external etcd does not answer."
+    DATASTORE_NOT_TRUSTED = (
+        "datastore-not-trusted",
+        "An endpoint's certificate is not of the document's CA, or not for the endpoint's name.",
+    )
+    DATASTORE_REFUSES = (
+        "datastore-refuses",
+        "The external etcd does not accept the client certificate, or its user may not do what is needed.",
+    )
+    DATASTORE_OLD = "datastore-old", "The external etcd is older than Kubernetes needs."
+    DATASTORE_NO_QUORUM = "datastore-no-quorum", "Too few members of the external etcd work."
+    DATASTORE_ALARM = "datastore-alarm", "The external etcd has raised an alarm, such as a full database."
+    DATASTORE_MIXED = "datastore-mixed", "The endpoints belong to different etcd clusters."
+    DATASTORE_FOREIGN = "datastore-foreign", "The data under the prefix belongs to somebody else."
+    DATASTORE_EMPTY = "datastore-empty", "The cluster's data is not where it was."
 
     # Leaving a cluster
     NODE_UNKNOWN = "node-unknown", "The cluster has no node of that name that could be removed."

@@ -38,6 +38,12 @@ class DatastoreType(StrEnum):
 
     DQLITE = "dqlite"
     ETCD = "etcd"
+    EXTERNAL = "external"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it runs on the cluster's own control planes, with an authority of the cluster's."""
+        return self is not DatastoreType.EXTERNAL
 
 
 class NetworkBackend(StrEnum):
@@ -162,17 +168,58 @@ class Backup:
 
 
 @dataclass(frozen=True)
+class External:
+    """An etcd that somebody else runs, and this cluster's way in.
+
+    endpoints:              ``https://host:port``; none on a node that has no such datastore
+    ca, client_certificate: PEM; whom etcd's certificates have to be signed by, and who the API server is
+    client_key:             PEM; never show it
+    prefix:                 of all the cluster's keys in it
+    """
+
+    endpoints: tuple[str, ...] = ()
+    ca: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = field(default=None, repr=False)
+    prefix: str = "/registry"
+
+    @classmethod
+    def from_dict(cls, data: Document) -> External:
+        """Read ``datastore.external``."""
+        return cls(
+            endpoints=tuple(data.get("endpoints", ())),
+            ca=data.get("ca"),
+            client_certificate=data.get("client-certificate"),
+            client_key=data.get("client-key"),
+            prefix=data.get("prefix", cls.prefix),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in a document, for another control plane; it holds the key."""
+        return {
+            "endpoints": list(self.endpoints),
+            "ca": self.ca,
+            "client-certificate": self.client_certificate,
+            "client-key": self.client_key,
+            "prefix": self.prefix,
+        }
+
+
+@dataclass(frozen=True)
 class Datastore:
     """Where the API server keeps its objects."""
 
     type: DatastoreType = DatastoreType.DQLITE
     backup: Backup = field(default_factory=Backup)
+    external: External = field(default_factory=External)
 
     @classmethod
     def from_dict(cls, data: Document) -> Datastore:
         """Read ``datastore``."""
         return cls(
-            type=DatastoreType(data.get("type", cls.type)), backup=Backup.from_dict(data.get("backup", {}))
+            type=DatastoreType(data.get("type", cls.type)),
+            backup=Backup.from_dict(data.get("backup", {})),
+            external=External.from_dict(data.get("external", {})),
         )
 
 

@@ -170,7 +170,8 @@ class Intake:
         """Return what a document means in the cluster; the same Config as long as neither changes."""
         key = (accepted.digest, membership)
         if self._merged is None or self._merged[0] != key:
-            self._merged = (key, Config.from_dict(settings.merged(accepted.data, membership.settings)))
+            merged = settings.merged(accepted.data, membership.settings, membership.external)
+            self._merged = (key, Config.from_dict(merged))
         return self._merged[1]
 
     def _fact_failures(self, config: Config, facts: Facts) -> tuple[Failure, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from firstboot.cluster.tokens import BadToken, Token
 from firstboot.codes import Code
-from firstboot.config import DNS_ADDRESS_INDEX, Cluster, Role
+from firstboot.config import DNS_ADDRESS_INDEX, Cluster, DatastoreType, Role
+from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS
 from firstboot.failure import BasaltError, Failure
 from firstboot.owned import reason
 from firstboot.schemacheck import show
@@ -19,6 +20,7 @@ from firstboot.strictyaml import Path, Place, show_path
 from firstboot.values import (
     UNUSABLE,
     certificate_problem,
+    endpoint_url,
     is_host_name,
     is_restricted,
     network_problem,
@@ -58,6 +60,8 @@ NODE_PORTS = range(30000, 32768)
 TOKEN: Path = ("basalt", "cluster", "token")
 BOOTSTRAP: Path = ("basalt", "cluster", "bootstrap")
 ENDPOINTS: Path = ("basalt", "cluster", "endpoints")
+DATASTORE_TYPE: Path = ("basalt", "datastore", "type")
+EXTERNAL: Path = ("basalt", "datastore", "external")
 
 
 class Rules:
@@ -86,6 +90,7 @@ class Rules:
         self.urls()
         self.client_ca()
         self.recipient()
+        self.external()
         return self.failures
 
     def value(self, path: Path) -> Any:
@@ -378,7 +383,11 @@ class Rules:
         """The client CA is made of certificates that can vouch for clients today."""
         path: Path = ("basalt", "access", "client-ca")
         text = self.value(path)
-        problem = None if text is None else certificate_problem(text, datetime.now(UTC))
+        problem = (
+            None
+            if text is None
+            else certificate_problem(text, datetime.now(UTC), "client-ca", "the clients'")
+        )
         if problem:
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
 
@@ -394,3 +403,71 @@ class Rules:
             Recipient.of(text)
         except BasaltError as error:
             self.fail(Code.BAD_VALUE, path, str(error), error.hint)
+
+    def external(self) -> None:
+        """A datastore that somebody else runs is described whole, where there is one and nowhere else."""
+        given = self.value(EXTERNAL)
+        theirs = self.value(DATASTORE_TYPE) == DatastoreType.EXTERNAL
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        joins = worker or (self.value(TOKEN) is not None and not self.value(BOOTSTRAP))
+        if given is None:
+            if theirs and not joins and not self._bad_above(EXTERNAL):
+                remedy = "Write its `endpoints`, `ca`, `client-certificate` and `client-key` below it."
+                self.fail(Code.MISSING_KEY, EXTERNAL, "no `external`, which `type` says", remedy)
+        elif worker:
+            found, remedy = (
+                "a worker has no datastore",
+                "Remove it: a worker need not have the key to all data.",
+            )
+            self.fail(Code.BAD_VALUE, EXTERNAL, found, remedy)
+        elif not theirs and not self._bad_above(DATASTORE_TYPE):
+            remedy = "Write `type: external`, or remove `external`."
+            self.fail(Code.BAD_VALUE, EXTERNAL, "`type` is not `external`", remedy)
+        if theirs and self.value(("basalt", "datastore", "backup")) is not None:
+            path: Path = ("basalt", "datastore", "backup")
+            self.fail(Code.NOT_POSSIBLE, path, NOT_OURS, f"Remove the key. {ASK_ITS_OWNER}")
+        self._endpoints()
+        self._credentials()
+
+    def _endpoints(self) -> None:
+        seen: dict[str, int] = {}
+        inside = [self.network(each) for each in (POD_CIDR, SERVICE_CIDR) if not self._bad_above(each)]
+        for path, text in self.entries((*EXTERNAL, "endpoints")):
+            url = endpoint_url(text)
+            address = None if url is None else parse_ip(str(url.hostname))
+            if url is None:
+                remedy = (
+                    "Write `https://`, a host and a port and nothing more, e.g. `https://192.0.2.5:2379`."
+                )
+                if text.lower().startswith("http://"):
+                    remedy = "Have etcd serve https with client certificates, and write `https://`."
+                self.fail(Code.BAD_URL, path, f"`{show(text)}`", remedy)
+            elif address is not None and (
+                address.is_loopback or address.is_unspecified or address.is_multicast
+            ):
+                found = f"{address} is another machine for each control plane, or none"
+                self.fail(Code.BAD_ADDRESS, path, found, "Write an address that all control planes reach.")
+            elif address is not None and any(address in network for network in inside if network):
+                remedy = "Choose other networks for the cluster: packets to this address would stay in it."
+                self.fail(Code.INSIDE_NETWORK, path, f"{address} lies in the pod or service network", remedy)
+            elif (place := f"{url.hostname}:{url.port}") in seen:
+                found = f"`{show(text)}` is item {seen[place]} once more"
+                self.fail(Code.BAD_VALUE, path, found, "Write each endpoint once.")
+            else:
+                seen[place] = int(path[-1])
+
+    def _credentials(self) -> None:
+        """The authority can vouch for servers, and the key belongs to a certificate that is a client's today."""
+        from firstboot.clientcertificate import client_problem, key_problem
+
+        now = datetime.now(UTC)
+        ca, certificate, key = ((*EXTERNAL, name) for name in ("ca", "client-certificate", "client-key"))
+        if (text := self.value(ca)) and (
+            problem := certificate_problem(text, now, "ca", "those of etcd's members")
+        ):
+            self.fail(Code.BAD_CERTIFICATE, ca, *problem)
+        shown, private = self.value(certificate), self.value(key)
+        if shown and (problem := client_problem(shown, now)):
+            self.fail(Code.BAD_CERTIFICATE, certificate, *problem)
+        elif shown and private and (problem := key_problem(shown, private)):
+            self.fail(Code.BAD_KEY, key, *problem)

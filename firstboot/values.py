@@ -60,8 +60,11 @@ def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, 
     return None
 
 
-def certificate_problem(text: str, now: datetime) -> tuple[str, str] | None:
-    """Return finding and remedy for certificates that cannot vouch for anybody, None when all can."""
+def certificate_problem(text: str, now: datetime, key: str, signed: str) -> tuple[str, str] | None:
+    """Return finding and remedy for certificates that cannot vouch for anybody, None when all can.
+
+    key: of the document; signed: whose certificates they have signed, e.g. ``the clients'``
+    """
     # Half a second on an emulated node, and most documents have no certificate.
     from cryptography import x509
 
@@ -70,7 +73,7 @@ def certificate_problem(text: str, now: datetime) -> tuple[str, str] | None:
     except ValueError:
         return (
             "not a certificate in PEM form",
-            "Paste the whole file, its BEGIN and END lines included, below `client-ca: |`.",
+            f"Paste the whole file, its BEGIN and END lines included, below `{key}: |`.",
         )
     for number, certificate in enumerate(certificates, start=1):
         name = show(certificate.subject.rfc4514_string())
@@ -81,7 +84,7 @@ def certificate_problem(text: str, now: datetime) -> tuple[str, str] | None:
         if not is_ca:
             return (
                 f"certificate {number} ({name}) is no CA's",
-                "Give the certificate that signed the clients', not a client's own.",
+                f"Give the certificate that signed {signed}, not one that it signed.",
             )
         if certificate.not_valid_after_utc < now:
             return (
@@ -125,6 +128,16 @@ def split_port(text: str, default: int = 53) -> tuple[str, int]:
 def bracketed(host: str) -> str:
     """Return a host as it stands in a URL or before a port."""
     return f"[{host}]" if ":" in host else host
+
+
+def endpoint_url(text: str) -> SplitResult | None:
+    """Return the parts of ``https://host:port``, None for any other text."""
+    url = split_url(text)
+    if url is None or url.scheme != "https" or url.port is None or url.username is not None:
+        return None
+    host = str(url.hostname)
+    named = parse_ip(host) is not None or is_host_name(host)
+    return url if named and not (url.path or url.query or url.fragment) else None
 
 
 def split_url(text: str) -> SplitResult | None:

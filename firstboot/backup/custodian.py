@@ -19,6 +19,7 @@ from firstboot.backup.locks import Opener, Sealer
 from firstboot.backup.making import Source, Taken, taken
 from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, settle
 from firstboot.codes import Code
+from firstboot.datastores.external import not_ours
 from firstboot.datastores.store import DatastoreStatus, Store
 from firstboot.failure import BasaltError, Failure, Refused
 
@@ -56,9 +57,10 @@ class Custodian:
     @asynccontextmanager
     async def backup(self, sealer: Sealer) -> AsyncIterator[Taken]:
         """Take a backup, which is made as its pieces are asked for. Raises BasaltError."""
+        source = self._own()
         if self._taking.locked():
             raise _busy("a backup is being taken")
-        async with self._taking, taken(self.source(), sealer, self.places.taking) as made:
+        async with self._taking, taken(source, sealer, self.places.taking) as made:
             yield made
 
     async def restore(self, opener: Opener, pieces: AsyncIterator[bytes]) -> Header:
@@ -68,7 +70,7 @@ class Custodian:
         """
         if self._restoring or self.places.decided.exists():
             raise _busy("a backup is being restored")
-        source = self.source()
+        source = self._own()
         self._restoring = True
         try:
             await self._refuse_partners()
@@ -136,6 +138,13 @@ class Custodian:
                 f"{source.store.folder} is a file system of its own and cannot be exchanged",
                 "Restore on a node whose state is on one file system.",
             )
+
+    def _own(self) -> Source:
+        """Return what the node is, if its datastore's data is its own to copy and to replace. Raises Refused."""
+        source = self.source()
+        if not source.node.config.datastore.type.is_ours:
+            raise not_ours()
+        return source
 
     @property
     def _store(self) -> Store:

@@ -15,7 +15,7 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from firstboot import files
-from firstboot.cluster import records, settings
+from firstboot.cluster import credentials, records, settings
 from firstboot.cluster.messages import Hello, Introduction, Malformed, Renewal, Renewed, Request, Welcome
 from firstboot.cluster.records import Machine, TokenRecord
 from firstboot.cluster.tokens import BadToken, Token, same
@@ -126,7 +126,7 @@ class Admission:
             settings=settings.of(self.node().config),
             control_planes=await self._control_planes(),
             peers=await self.datastore.admit(machine) if partner else [],
-            secrets=await asyncio.to_thread(handover.give, self.certificates()) if partner else {},
+            secrets=await asyncio.to_thread(self._secrets) if partner else {},
         )
         log.info("%s joins as %s", who, machine.role)
         return welcome
@@ -232,6 +232,9 @@ class Admission:
                 Code.ADDRESS_TAKEN, "basalt.node.ip", f"{machine.ip} is an address of the cluster", remedy
             )
         return None
+
+    def _secrets(self) -> dict[str, str]:
+        return {**handover.give(self.certificates()), **credentials.give(self.node().config)}
 
     def _sign(self, machine: Machine, signing: dict[str, str]) -> dict[str, str]:
         config = replace(self.node().config, role=Role(machine.role))

@@ -18,6 +18,7 @@ from typing import Any
 
 from firstboot import files
 from firstboot.client import Client, Endpoint, Unreachable, split_url
+from firstboot.cluster import credentials
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
     CERTIFICATES,
@@ -83,7 +84,12 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
         files.write_all(
             [File(agent.ca.certificate, authority.encode()), *requests.accept(signed, welcome.certificates)]
         )
-    return Membership(welcome.settings, tuple(welcome.control_planes), tuple(welcome.peers))
+    return Membership(
+        welcome.settings,
+        tuple(welcome.control_planes),
+        tuple(welcome.peers),
+        credentials.take(welcome.secrets),
+    )
 
 
 def _take_authorities(node: Node, describe: Describe, welcome: Welcome) -> None:

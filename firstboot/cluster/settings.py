@@ -11,15 +11,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from firstboot.codes import Code
-from firstboot.config import Config
+from firstboot.config import Config, DatastoreType
+from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS
 from firstboot.failure import Failure
 
 Settings = Mapping[str, Any]
 """The sections `cluster`, `datastore` and `features` of a document, every common key written out."""
 
 SECTIONS = ("cluster", "datastore", "features")
-OWN = frozenset({"cluster.token", "cluster.bootstrap", "cluster.endpoints", "datastore.backup"})
-"""What stands in these sections and is about one machine: its way into the cluster, the backups it keeps."""
+OWN = frozenset(
+    {
+        *("cluster.token", "cluster.bootstrap", "cluster.endpoints"),
+        *("datastore.backup", "datastore.external"),
+    }
+)
+"""What stands in these sections and is about one machine: its ways into the cluster and into an etcd that somebody else
+runs, the backups it keeps."""
 
 
 def of(config: Config) -> dict[str, Any]:
@@ -47,18 +54,25 @@ def of(config: Config) -> dict[str, Any]:
     }
 
 
-def merged(document: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """Return the document of a node in a cluster with these settings."""
+def merged(
+    document: Mapping[str, Any], settings: Settings, external: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the document of a node in a cluster with these settings.
+
+    external: the cluster's `datastore.external`, for a control plane whose document has none
+    """
     kept = {
         section: {key: value for key, value in document.get(section, {}).items() if f"{section}.{key}" in OWN}
         for section in SECTIONS
     }
+    if external is not None:
+        kept["datastore"].setdefault("external", external)
     return {**document, **{section: {**settings[section], **kept[section]} for section in SECTIONS}}
 
 
 def conflicts(document: Mapping[str, Any], settings: Settings) -> tuple[Failure, ...]:
-    """Return a failure for each value that the document has otherwise than the cluster."""
-    return tuple(
+    """Return a failure for each value that the document has otherwise than the cluster, or cannot have in it."""
+    differing = tuple(
         Failure(
             Code.DIFFERS_FROM_CLUSTER,
             f"basalt.{path}",
@@ -68,6 +82,11 @@ def conflicts(document: Mapping[str, Any], settings: Settings) -> tuple[Failure,
         for section in SECTIONS
         for path, own, common in _differences(document.get(section, {}), settings[section], section)
     )
+    theirs = settings["datastore"]["type"] == DatastoreType.EXTERNAL
+    if theirs and "backup" in document.get("datastore", {}):
+        remedy = f"Remove the key. {ASK_ITS_OWNER}"
+        return *differing, Failure(Code.NOT_POSSIBLE, "basalt.datastore.backup", NOT_OURS, remedy)
+    return differing
 
 
 def _differences(own: Any, common: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

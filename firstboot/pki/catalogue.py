@@ -144,7 +144,8 @@ def normalized(addresses: Iterable[str]) -> tuple[str, ...]:
 
 def _directories(config: Config, root: Path) -> tuple[Path, ...]:
     pki = root / "pki"
-    return (root, pki, pki / config.datastore.type) if config.role.has_control_plane else (root, pki)
+    ours = config.role.has_control_plane and config.datastore.type.is_ours
+    return (root, pki, pki / config.datastore.type) if ours else (root, pki)
 
 
 def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
@@ -155,11 +156,11 @@ def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
 
     # The controller manager signs certificate requests of the cluster, for example those of kubelets.
     cluster = authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640)
-    datastore = authority(f"{config.datastore.type}/ca", f"{config.datastore.type}-ca")
+    kind = config.datastore.type
     return {
         "ca": cluster,
         "front-proxy-ca": authority("front-proxy-ca", "front-proxy-ca"),
-        "datastore": datastore,
+        **({"datastore": authority(f"{kind}/ca", f"{kind}-ca")} if kind.is_ours else {}),
         "admin-client-ca": authority("admin-client-ca", "basalt-admin-client-ca"),
     }
 
@@ -196,7 +197,7 @@ def _control_plane_certificates(
         ),
         _loop_server("controller-manager", authorities["ca"]),
         _loop_server("scheduler", authorities["ca"]),
-        *_datastore(config, authorities["datastore"], node_name, addresses, pki),
+        *_datastore(config, authorities, node_name, addresses, pki),
     )
 
 
@@ -246,13 +247,13 @@ def _rest_api(
 
 
 def _datastore(
-    config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...], pki: Path
+    config: Config, authorities: dict[str, Authority], node_name: str, addresses: tuple[str, ...], pki: Path
 ) -> tuple[CertificateSpec, ...]:
     def member(name: str) -> CertificateSpec:
         # Members are clients of each other, and etcd shows its server certificate to itself as a client.
         return CertificateSpec(
             name,
-            ca,
+            authorities["datastore"],
             node_name,
             dns_names=_unique(node_name, "localhost"),
             ip_addresses=_unique(*addresses, *LOOPBACK),
@@ -265,11 +266,17 @@ def _datastore(
         case DatastoreType.DQLITE:
             return (member("dqlite/member"),)
         case DatastoreType.ETCD:
-            owner = ("kube-apiserver", "kube-apiserver")
             client = CertificateSpec(
-                "apiserver-etcd-client", ca, "kube-apiserver-etcd-client", owner=owner, directory=pki
+                "apiserver-etcd-client",
+                authorities["datastore"],
+                "kube-apiserver-etcd-client",
+                owner=("kube-apiserver", "kube-apiserver"),
+                directory=pki,
             )
             return (member("etcd/server"), member("etcd/peer"), client)
+        case DatastoreType.EXTERNAL:
+            # Its owner has made the client's certificate, which comes with the document.
+            return ()
 
 
 def _node_certificates(

@@ -27,7 +27,7 @@ def service(node: Node, datastore: Endpoint) -> Service:
         unit="kube-apiserver",
         probe=HttpProbe(READYZ, Trust.CLUSTER),
         needs=("datastore",),
-        files=(authentication(),),
+        files=(authentication(), *datastore.files),
         arguments={
             "advertise-address": node.ip,
             "secure-port": "6443",
