@@ -194,9 +194,10 @@ def _refuse_sick(connection: http.client.HTTPSConnection, end: float) -> None:
         _, told, _ = _get(connection, "/health", end)
     except TimeoutError:
         told = {"reason": "it cannot say within some seconds whether it may read"}
-    if isinstance(told, dict) and str(told.get("health")).lower() == "true":
+    said = told if isinstance(told, dict) else {}
+    if str(said.get("health")).lower() == "true":
         return
-    reason = str(told.get("reason") if isinstance(told, dict) else "") or "it gives no reason"
+    reason = str(said.get("reason") or "it gives no reason")
     if reason.startswith("ALARM"):
         remedy = "Have the alarm's cause removed and the alarm disarmed (`etcdctl alarm disarm`)."
         raise _Wrong(Code.DATASTORE_ALARM, f"has raised an alarm: {reason}", f"{remedy} {WHO_RUNS_IT}")

@@ -21,7 +21,7 @@ from firstboot.cluster import joining, records, settings
 from firstboot.cluster.admission import Admission, version_failure
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.tokens import Token
-from firstboot.config import Config, Role
+from firstboot.config import Config, Datastore, External, Role
 from firstboot.failure import BasaltError, DocumentError
 from firstboot.kube import Client, KubeError
 from firstboot.pki import handover
@@ -193,6 +193,25 @@ def test_a_control_plane_is_given_the_authorities_once_the_datastore_is_ready(ga
     assert mine.authority("ca").key.stat().st_mode & 0o777 == 0o640
     pki.apply(mine, Ledger())
     assert pki.check(mine, Ledger()) == ()
+
+
+def test_only_a_control_plane_is_told_how_to_reach_an_etcd_of_somebody_else(gate: Gate) -> None:
+    section = {**External(("https://192.0.2.5:2379",), "a", "b").to_dict(), "client-key": "s3cret"}
+    external = Datastore.from_dict({"type": "external", "external": section})
+    known = gate.admission.node()
+    outside = replace(known, config=replace(known.config, datastore=external))
+    gate.admission.node = lambda: outside
+    gate.admission.certificates = lambda: replace(
+        gate.catalogue,
+        authorities=tuple(each for each in gate.catalogue.authorities if each.name != "dqlite/ca"),
+    )
+    gate.partners.members = []
+    partner = replace(worker(gate), config=replace(worker(gate).config, role=Role.CONTROL_PLANE))
+    membership = join(gate, partner)
+    assert (membership.external, membership.peers) == (section, ())
+    assert membership.settings["datastore"] == {"type": "external"}
+    told = join(gate, worker(gate, name="w-2", ip="192.0.2.51"))
+    assert told.external is None and "s3cret" not in str(told.settings)
 
 
 def test_a_worker_is_given_no_authority(gate: Gate) -> None:

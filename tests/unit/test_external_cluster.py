@@ -12,28 +12,36 @@ from typing import Any, cast
 
 import pytest
 
+from firstboot.agent import Agent, Course
 from firstboot.backup.custodian import Custodian
 from firstboot.backup.locks import Passphrase
 from firstboot.backup.making import Source
 from firstboot.backup.places import Places
 from firstboot.cluster import credentials, quorum, settings
+from firstboot.cluster.leaving import Leaver
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.partners import ExternalPartners, partners
 from firstboot.cluster.records import Machine as Joins
 from firstboot.cluster.voters import voters
 from firstboot.codes import Code
 from firstboot.config import Config, DatastoreType
-from firstboot.datastores.external import ExternalEtcd
+from firstboot.datastores.external import ExternalEtcd, Login
+from firstboot.facts import Facts
 from firstboot.failure import BasaltError, Refused
+from firstboot.intake import Intake, Taken
 from firstboot.kube import Client
+from firstboot.milestones import Milestones
 from firstboot.pki.catalogue import catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.plan import Memory, missing_needs, plan, wanted
+from firstboot.reconcile import Pass
+from firstboot.report.status import Part, Phase, State, Status
 from firstboot.services.model import Node
 from firstboot.steps.claim import Claim
 from firstboot.steps.credentials import DatastoreCredentials
 from firstboot.steps.model import Machine, Step
 from firstboot.steps.objects import Applied
+from firstboot.systemd import Systemd
 
 from .support_datastore import in_pieces
 
@@ -205,6 +213,32 @@ def test_who_tells_and_who_is_told() -> None:
     assert set(telling["objects:datastore"].needs) == {"datastore", "apiserver"}
     own = steps(Node(Config.from_dict({"role": "control-plane"}), "cp-1", "192.0.2.1"))
     assert not {"objects:datastore", "datastore-credentials", "files:datastore"} & set(own)
+
+
+def test_the_status_shows_it_as_a_component_with_failures_of_its_own(tmp_path: Path) -> None:
+    node = founder()
+    memory = Memory(Ledger(), Applied(), tmp_path / "membership.json")
+    course = Course.of(node, memory, [node.ip])
+    leaver = Leaver(cast(Systemd, None), cast(Client, None), tmp_path / "leaving.json")
+    intake, milestones = cast(Intake, None), Milestones(tmp_path / "milestones.json")
+    agent = Agent(cast(Systemd, None), cast(Client, None), intake, milestones, memory, leaver)
+    agent.places = Places(tmp_path, (), owner=None)
+    parts = {service.unit: Part(State.HEALTHY) for service in course.wanted.all_services}
+    taken = Taken(Facts("cp-1"), node=node, addresses=(node.ip,))
+
+    def shown() -> Status:
+        return agent._running(taken, course, Pass((), {}, ()), parts)
+
+    assert next(iter(shown().components.items())) == ("datastore", Part(State.STARTING, "not asked yet"))
+    assert shown().phase is Phase.STARTING
+    assert course.wanted.watch is not None
+    course.wanted.watch.login = Login.below(tmp_path)
+    reason = asyncio.run(course.wanted.watch(cast(Client, None)))
+    status = shown()
+    assert status.components["datastore"] == Part(State.STARTING, reason or "")
+    assert [failure.code for failure in status.failures] == [Code.DATASTORE_REFUSES] * 2
+    agent.current = status
+    assert not agent._serves(), "nobody is let in"
 
 
 def test_there_is_no_member_to_add_or_to_take_out(tmp_path: Path) -> None:
