@@ -403,6 +403,8 @@ class Agent:
             found = pki.expiries(course.certificates, self.memory.ledger)
         except BasaltError:
             return {}
+        if course.wanted.watch is not None:
+            found |= course.wanted.watch.expiry
         return {n: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for n, t in found.items()}
 
     def add_failures(self, failures: Sequence[Failure]) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from firstboot import paths
@@ -18,6 +20,7 @@ from firstboot.datastores.endpoints import Answer
 from firstboot.datastores.external import LOGIN, Login
 from firstboot.failure import BasaltError, Failure
 from firstboot.kube import Client
+from firstboot.pki import keys
 
 ENDPOINTS_PATH = claim.ENDPOINTS_PATH
 
@@ -104,6 +107,15 @@ class Watch:
         if self._seen.data is not None and self._seen.data.failure is not None:
             told.append(self._seen.data.failure)
         return tuple(told)
+
+    @cached_property
+    def expiry(self) -> dict[str, datetime]:
+        """The client certificate's name and when it ends; nobody but its owner renews it."""
+        try:
+            shown = keys.read_certificates((self.external.client_certificate or "").encode())[0]
+        except keys.Unreadable:
+            return {}
+        return {self.login.certificate.stem: shown.not_valid_after_utc}
 
     @property
     def claimable(self) -> bool:

@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -173,7 +174,7 @@ class Clock:
 
 def watch(place: Place, etcd: Etcd, clock: Clock, tmp_path: Path) -> Watch:
     return Watch(
-        External(endpoints=(etcd.endpoint,)),
+        replace(place.external, endpoints=(etcd.endpoint,)),
         cluster="basalt",
         founds=True,
         login=place.login,
@@ -188,6 +189,8 @@ def test_etcd_is_not_asked_more_often_than_need_be(place: Place, tmp_path: Path)
     with serving(place, etcd):
         eye = watch(place, etcd, clock, tmp_path)
         assert (eye.reason, eye.detail, eye.failures) == ("not asked yet", "", ())
+        [(name, end)] = eye.expiry.items()
+        assert name == "apiserver-etcd-client" and end > datetime.now(UTC) + timedelta(days=300)
         for passed, looks in ((0.0, 1), (SOON / 2, 1), (SOON, 2), (LATER, 3)):
             clock.now += passed
             assert "RAFT NO LEADER" in str(asyncio.run(eye(Client())))
