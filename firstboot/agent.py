@@ -314,6 +314,8 @@ class Agent:
         components = {service.unit: parts[service.unit] for service in course.wanted.services}
         if (watch := course.wanted.watch) is not None:
             part = self.observer.judged("datastore", watch.reason, watch.detail)
+            if part.state is status.State.HEALTHY:
+                self.milestones.mark("datastore")
             components = {"datastore": part, **components}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)

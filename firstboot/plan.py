@@ -152,10 +152,13 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     yield from _leftovers(node, wanted)
     yield Certificates(certificates, memory.ledger, _issue(node, certificates))
     if wanted.watch is not None:
-        yield Files("files:datastore", external.endpoint(wanted.watch.external).files)
+        tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
+        yield Files("files:datastore", tried.files)
         yield Claim(wanted.watch)
     for service in (*wanted.all_services, timesync.service(node)):
-        yield from _service(service)
+        # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
+        guarded = wanted.watch is not None and service.unit == "kube-apiserver"
+        yield from _service(service, ("datastore",) if guarded else ())
         if GATES.get(service.unit) == "apiserver":
             yield Gate("apiserver-listens", unit=service.unit)
         if service.unit == "kubelet":
@@ -236,10 +239,11 @@ def _leftovers(node: Node, wanted: Wanted) -> Iterator[Step]:
         yield Absent("old-cni", CNI_CONFIG.parent, CNI_CONFIG.name, frozenset[Path]())
 
 
-def _service(service: Service) -> Iterator[Step]:
+def _service(service: Service, first: tuple[str, ...]) -> Iterator[Step]:
+    """From a service to its steps; first: what has to be before its inputs are written."""
     inputs = ["certificates"]
     if service.revision:
-        yield Files(f"files:{service.unit}", (*service.files, service.environment_file))
+        yield Files(f"files:{service.unit}", (*service.files, service.environment_file), needs=first)
         inputs.append(f"files:{service.unit}")
     yield Running(service, needs=(*inputs, *service.needs))
     if gate := GATES.get(service.unit):

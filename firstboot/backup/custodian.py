@@ -139,6 +139,11 @@ class Custodian:
                 "Restore on a node whose state is on one file system.",
             )
 
+    def kept(self) -> Path:
+        """Return where the backups are that the node has taken by itself. Raises Refused."""
+        self._own()
+        return self.places.kept
+
     def _own(self) -> Source:
         """Return what the node is, if its datastore's data is its own to copy and to replace. Raises Refused."""
         source = self.source()

@@ -31,10 +31,13 @@ def give(config: Config) -> dict[str, str]:
     return {GIVEN: json.dumps(config.datastore.external.to_dict())}
 
 
-def take(secrets: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return `datastore.external` out of what was given, None where the datastore is the cluster's own."""
-    text = secrets.get(GIVEN)
-    return None if text is None else _read(text)
+def take(settings: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return `datastore.external` out of what a control plane was given, None where there is no such datastore.
+
+    settings: of the cluster
+    """
+    theirs = settings["datastore"]["type"] == DatastoreType.EXTERNAL
+    return _read(secrets.get(GIVEN, "")) if theirs else None
 
 
 def secret(external: External) -> Object:

@@ -88,7 +88,7 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
         welcome.settings,
         tuple(welcome.control_planes),
         tuple(welcome.peers),
-        credentials.take(welcome.secrets),
+        credentials.take(welcome.settings, welcome.secrets) if node.config.role.has_control_plane else None,
     )
 
 

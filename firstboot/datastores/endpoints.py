@@ -141,7 +141,10 @@ def _handshake(error: ssl.SSLError) -> _Wrong:
 def _get(connection: http.client.HTTPSConnection, path: str, end: float) -> tuple[int, Any, str]:
     """Return status, JSON and the header Date of an answer. Raises _Wrong, and TimeoutError."""
     try:
-        connection.sock.settimeout(max(0.1, end - time.monotonic()))
+        connection.timeout = max(0.1, end - time.monotonic())
+        # One that was closed with the last answer is opened again by itself.
+        if connection.sock is not None:
+            connection.sock.settimeout(connection.timeout)
         connection.request("GET", path)
         answer = connection.getresponse()
         text = answer.read(65536)

@@ -16,7 +16,7 @@ from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS, Endpoint
 from firstboot.datastores.store import DatastoreStatus, Member, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.files import File, Owner
-from firstboot.paths import PKI
+from firstboot.paths import PKI, RUN
 from firstboot.services.model import Node
 
 SECONDS = 5.0
@@ -41,10 +41,15 @@ class Login:
 
 
 LOGIN = Login.below(PKI)
+"""The API server's."""
+
+TRIED = Login.below(RUN / "datastore")
+"""The agent's own, out of the newest document: the API server is given the same when they have opened its gate, so that
+a document with a mistake in it changes nothing for one that runs."""
 
 
 def endpoint(external: External, login: Login = LOGIN, owner: Owner | None = OWNER) -> Endpoint:
-    """Return how the API server reaches it, with the files of the document's certificates and key."""
+    """Return how a client reaches it, with the files of the document's certificates and key; owner: of the client's."""
     return Endpoint(
         arguments={
             "etcd-servers": ",".join(external.endpoints),
@@ -90,7 +95,7 @@ class ExternalEtcd(Store):
     unit = ""
     folder = Path()
 
-    def __init__(self, external: External, login: Login = LOGIN) -> None:
+    def __init__(self, external: External, login: Login = TRIED) -> None:
         self._external, self._login = external, login
 
     async def status(self) -> DatastoreStatus:

@@ -17,7 +17,7 @@ from firstboot.config import External
 from firstboot.datastores import claim, endpoints
 from firstboot.datastores.claim import Claimed, Data, Whose
 from firstboot.datastores.endpoints import Answer
-from firstboot.datastores.external import LOGIN, Login
+from firstboot.datastores.external import LOGIN, TRIED, Login
 from firstboot.failure import BasaltError, Failure
 from firstboot.kube import Client
 from firstboot.pki import keys
@@ -57,7 +57,7 @@ class Watch:
     external: External
     cluster: str
     founds: bool
-    login: Login = LOGIN
+    login: Login = TRIED
     authority: Path = paths.PKI / "ca.crt"
     record: Path = paths.STATE / "datastore.json"
     clock: Callable[[], float] = time.monotonic
@@ -115,7 +115,7 @@ class Watch:
             shown = keys.read_certificates((self.external.client_certificate or "").encode())[0]
         except keys.Unreadable:
             return {}
-        return {self.login.certificate.stem: shown.not_valid_after_utc}
+        return {LOGIN.certificate.stem: shown.not_valid_after_utc}
 
     @property
     def claimable(self) -> bool:

@@ -39,6 +39,7 @@ from firstboot.report.status import Part, Phase, State, Status
 from firstboot.services.model import Node
 from firstboot.steps.claim import Claim
 from firstboot.steps.credentials import DatastoreCredentials
+from firstboot.steps.files import Files
 from firstboot.steps.model import Machine, Step
 from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd
@@ -86,6 +87,11 @@ def test_a_control_plane_runs_no_datastore_and_waits_for_somebody_elses(node: No
     assert {"stopped:etcd", "stopped:k8s-dqlite"} <= set(found)
     assert isinstance(found["datastore"], Claim)
     assert "datastore" in found["unit:kube-apiserver"].needs
+    # Nor is it given what would lead it elsewhere when it ends and systemd starts it again.
+    assert found["files:kube-apiserver"].needs == ("datastore",)
+    tried = {file.path for file in cast(Files, found["files:datastore"]).files}
+    given = {file.path for file in cast(Files, found["files:kube-apiserver"]).files}
+    assert len(tried) == 3 and not tried & given
     order = list(found)
     assert order.index("files:datastore") < order.index("datastore") < order.index("unit:kube-apiserver")
 
@@ -121,18 +127,13 @@ def test_settings_for_everybody_hold_no_secret() -> None:
 
 
 def test_a_control_plane_that_joins_is_told_and_its_own_document_goes_first() -> None:
-    given = credentials.take(credentials.give(founder().config))
-    assert given == SECTION
-    assert credentials.give(Config.from_dict({"role": "control-plane"})) == {}
-    assert credentials.take({}) is None
-    assert partner().config.datastore == founder().config.datastore
-    own = {**SECTION, "client-key": "its own"}
-    document = {
-        "role": "control-plane",
-        "cluster": WAY_IN,
-        "datastore": {"type": "external", "external": own},
-    }
     common = settings.of(founder().config)
+    assert credentials.take(common, credentials.give(founder().config)) == SECTION
+    own = Config.from_dict({"role": "control-plane"})
+    assert credentials.give(own) == {} and credentials.take(settings.of(own), {}) is None
+    assert partner().config.datastore == founder().config.datastore
+    datastore = {"type": "external", "external": {**SECTION, "client-key": "its own"}}
+    document = {"role": "control-plane", "cluster": WAY_IN, "datastore": datastore}
     assert settings.conflicts(document, common) == ()
     joined = Config.from_dict(settings.merged(document, common, SECTION))
     assert joined.datastore.external.client_key == "its own"
@@ -153,7 +154,7 @@ def test_what_a_document_cannot_have_in_such_a_cluster(datastore: dict[str, Any]
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"endpoints": 1}', '{"endpoints": [], "ca": "a"}'])
 def test_what_is_told_has_to_be_whole(text: str) -> None:
     with pytest.raises(BasaltError, match="cannot be used"):
-        credentials.take({credentials.GIVEN: text})
+        credentials.take(settings.of(founder().config), {credentials.GIVEN: text})
 
 
 def test_the_record_of_an_earlier_version_has_none(tmp_path: Path) -> None:
@@ -266,7 +267,10 @@ def test_its_data_is_not_copied_and_not_replaced(tmp_path: Path) -> None:
     async def restore() -> None:
         await keeper.restore(Passphrase("correct horse battery"), in_pieces(b"backup"))
 
-    for refused in (backup, restore, keeper.defragment):
+    async def listed() -> None:
+        keeper.kept()
+
+    for refused in (backup, restore, keeper.defragment, listed):
         with pytest.raises(Refused, match="somebody else runs") as raised:
             asyncio.run(refused())
         assert raised.value.failures[0].code == Code.NOT_POSSIBLE
