@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -22,6 +23,10 @@ from firstboot.failure import Refused
 from firstboot.kube import Client
 from firstboot.pki.catalogue import catalogue
 from firstboot.pki.verdict import Ledger
+from firstboot.reconcile import Pass, converge
+from firstboot.steps.claim import Claim
+from firstboot.steps.model import Machine
+from firstboot.systemd import Systemd
 from image import components
 
 from .apiserver import apiserver_argv, is_ready, ready_or_ended, running
@@ -30,6 +35,7 @@ from .programs import Programs, component
 from .stores import SecureEtcd, free_port, wait_until
 
 HOST = "127.0.0.1"
+VERSION = component("etcd").version
 SERVER_SECONDS = 30.0
 
 
@@ -98,6 +104,12 @@ def place(
         yield start
 
 
+def passed(step: Claim, *, dry: bool = False) -> Pass:
+    """Let the agent make a pass over the gate."""
+    machine = Machine(cast(Systemd, None), Client(), {})
+    return asyncio.run(converge([step], machine, dry=dry))
+
+
 def looked(watch: Watch) -> tuple[str | None, list[str]]:
     """Return what a look at it finds: the reason why it cannot be used, and the codes of all that is wrong."""
     watch.clock = later(watch)
@@ -123,9 +135,12 @@ def test_the_first_control_plane_claims_an_empty_prefix_and_finds_it_again(
     etcd = place(1)
     watch = etcd.watch(etcd.external())
     assert looked(watch) == ("does not belong to the cluster yet", []) and watch.claimable
-    asyncio.run(watch.claim())
-    assert looked(watch) == (None, []) and watch.remembered
-    assert watch.detail == "etcd 3.7.3, 1 of 1 endpoints"
+    step = Claim(watch, needs=())
+    assert [found.action for _, found in passed(step, dry=True).findings] == ["claim"]
+    assert looked(watch)[0] is not None, "a dry pass writes nothing"
+    assert passed(step).failures == () and watch.remembered
+    assert looked(watch) == (None, []) and passed(step).settled
+    assert watch.detail == f"etcd {VERSION}, 1 of 1 endpoints"
     # The agent's next process, and an API server's objects beside the key.
     put(etcd, "/registry/pods/default/a")
     assert looked(etcd.watch(etcd.external())) == (None, [])
@@ -265,7 +280,7 @@ def test_one_endpoint_of_three_is_down_then_two(place: Callable[[int], Place]) -
     told = asyncio.run(ExternalEtcd(etcd.external(), watch.login).status())
     assert [each.role for each in told.members] == ["unknown", "voter", "voter"]
     assert sum(each.leader for each in told.members) == 1
-    assert {each.version for each in told.members} == {"", "3.7.3"} and told.size > 0 and told.revision > 1
+    assert {each.version for each in told.members} == {"", VERSION} and told.size > 0 and told.revision > 1
     etcd.members[1].kill()
     wait_until(
         "no quorum", lambda: looked(watch)[1] == [Code.DATASTORE_UNREACHABLE] * 2 + [Code.DATASTORE_NO_QUORUM]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import ssl
 import threading
 import time
@@ -164,6 +165,18 @@ def test_files_that_are_not_there_yet(place: Place, tmp_path: Path) -> None:
     found = ask("https://127.0.0.1:1", Login.below(tmp_path), PATH)
     failure = found.failure
     assert failure is not None and "cannot be used" in failure.found
+
+
+def test_one_that_hangs_up_before_it_has_said_anything(place: Place) -> None:
+    def rude(server: socket.socket) -> None:
+        server.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=rude, args=(server,))
+        thread.start()
+        failure = ask(f"https://127.0.0.1:{server.getsockname()[1]}", place.login, PATH).failure
+        thread.join()
+    assert failure is not None and failure.code == Code.DATASTORE_UNREACHABLE
 
 
 @dataclass

@@ -16,7 +16,7 @@ from firstboot.codes import Code
 from firstboot.report.status import Phase, State
 from image.vm.arguments import GuestForward, UserNetwork
 from tests.torture.certificates import Authority
-from tests.torture.programs import built_programs
+from tests.torture.programs import built_programs, component
 from tests.torture.stores import SecureEtcd
 
 from . import drives, states
@@ -65,7 +65,7 @@ def test_a_node_waits_for_its_external_etcd_and_gets_over_its_end(boot: Boot, et
 
     etcd.start()
     status = machine.wait_for_phase()
-    assert status.components["datastore"].detail == "etcd 3.7.3, 1 of 1 endpoints"
+    assert status.components["datastore"].detail == f"etcd {component('etcd').version}, 1 of 1 endpoints"
     assert not {"etcd", "k8s-dqlite"} & set(status.components)
     assert stopped(machine, "etcd") and stopped(machine, "k8s-dqlite")
     states.furnish(machine)
