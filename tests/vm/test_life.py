@@ -8,11 +8,12 @@ from functools import partial
 import pytest
 
 from firstboot.report.status import Phase
+from tests.node import READY_SECONDS
 
 from . import states
 from .conftest import Boot, ReadyCopy
 from .documents import control_plane
-from .machine import READY_SECONDS, Machine, Setup
+from .machine import Machine, Setup
 
 RECOVERY_SECONDS = 480.0
 """From a killed service to Ready, everything that depends on it included."""
