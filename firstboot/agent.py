@@ -178,11 +178,13 @@ class Agent:
 
         return Routine(self.datastore)
 
-    @cached_property
+    @property
     def settings(self) -> Steward:
-        """Who answers about the cluster's settings."""
+        """Who answers about the cluster's settings. Raises NotYet where nobody can ask the cluster."""
         from firstboot.cluster.steward import Steward
 
+        if not self._course().certificates.certificate("agent").certificate.exists():
+            raise NotYet("the node has no certificates yet", "Ask again when the node is ready.")
         return Steward(self.client, may=self._may_change_settings, changed=self._settings_changed)
 
     def _may_change_settings(self) -> None:

@@ -11,7 +11,8 @@ from aiohttp import web
 from firstboot.api import access
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError
-from firstboot.api.node import Node
+from firstboot.api.node import Node, NotYet
+from firstboot.cluster.versions import Versions
 
 DIGITS = 9
 """Most digits of a version's number."""
@@ -37,19 +38,18 @@ class Handlers:
         """Return the newest version with every value."""
         from firstboot.cluster.changes import effective
 
-        newest = (await self._node.settings.versions()).newest
+        newest = (await self._versions()).newest
         return as_json({**newest.to_dict(), "settings": effective(newest.settings)})
 
     async def history(self, _request: web.Request) -> web.Response:
         """Return the versions that are kept, the newest first."""
-        kept = (await self._node.settings.versions()).kept
+        kept = (await self._versions()).kept
         return as_json({"versions": [each.to_dict() for each in reversed(kept)]})
 
     async def nodes(self, _request: web.Request) -> web.Response:
         """Return which version each node follows."""
-        steward = self._node.settings
-        newest = (await steward.versions()).newest.number
-        return as_json({"version": newest, "nodes": [each.to_dict() for each in await steward.nodes()]})
+        newest, nodes = (await self._versions()).newest.number, await self._node.settings.nodes()
+        return as_json({"version": newest, "nodes": [each.to_dict() for each in nodes]})
 
     async def change(self, request: web.Request) -> web.Response:
         """Make a version with the values in the body."""
@@ -64,6 +64,14 @@ class Handlers:
             raise _malformed("no version is given", "Say which: ?version=3.", "version")
         outcome = await self._node.settings.revert(number, access.caller(request), expected)
         return as_json(outcome.to_dict())
+
+    async def _versions(self) -> Versions:
+        found = await self._node.settings.versions()
+        if found is None:
+            raise NotYet(
+                "the cluster has no settings yet", "Ask again when its first control plane is ready."
+            )
+        return found
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

@@ -31,12 +31,14 @@ def effective(settings: Settings) -> dict[str, Any]:
 
 def put(settings: Settings, changes: Values) -> dict[str, Any]:
     """Return the settings with other values; nothing looks at them."""
-    new = copy.deepcopy(dict(settings))
+    new: dict[str, Any] = copy.deepcopy(dict(settings))
     for path, value in changes.items():
         *above, key = path.split(".")
         place = new
         for each in above:
-            place = place.setdefault(each, {})
+            if not isinstance(place.get(each), dict):
+                place[each] = {}
+            place = place[each]
         place.pop(key, None)
         if value is not None:
             place[key] = value

@@ -10,7 +10,6 @@ from typing import Any
 from firstboot.cluster import versions
 from firstboot.cluster.settings import Values
 from firstboot.cluster.versions import Outcome, Versions
-from firstboot.failure import BasaltError
 from firstboot.kube import Client
 
 ANNOTATION = "basalt.io/settings-version"
@@ -41,14 +40,9 @@ class Steward:
     may: Callable[[], None]
     changed: Callable[[], None]
 
-    async def versions(self) -> Versions:
-        """Return all versions that are kept. Raises BasaltError where there is none or the API does not answer."""
-        found = await versions.read(self.client)
-        if found is None:
-            raise BasaltError(
-                "the cluster has no settings yet", "Ask again when its first control plane is ready."
-            )
-        return found
+    async def versions(self) -> Versions | None:
+        """Return all versions that are kept, None before there is one. Raises BasaltError."""
+        return await versions.read(self.client)
 
     async def nodes(self) -> list[NodeVersion]:
         """Return which version each node follows. Raises KubeError."""

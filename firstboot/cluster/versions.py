@@ -109,6 +109,8 @@ async def read(client: Client) -> Versions | None:
     try:
         entries = {int(number): json.loads(text) for number, text in found.get("data", {}).items()}
         kept = tuple(_version(number, entries[number]) for number in sorted(entries))
+        if kept and kept[0].number < 1:
+            raise ValueError("a version is not a number from 1 on")
         revision = found["metadata"]["resourceVersion"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(repr(error)) from None

@@ -110,7 +110,7 @@ def test_a_worker_changes_nothing(node: Node) -> None:
 def test_before_there_are_settings_the_api_says_so(node: Node) -> None:
     node.api.objects.clear()
     code, answer = ask(node, "GET", "/v1/settings")
-    assert (code, answer["failures"][0]["found"]) == (500, "the cluster has no settings yet")
+    assert (code, answer["failures"][0]["code"]) == (503, "not-yet")
 
 
 def test_the_author_is_who_the_certificate_names(tmp_path: Path) -> None:

@@ -245,7 +245,14 @@ def test_a_change_where_the_object_is_gone_says_so() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [{}, {"one": "{}"}, {"1": "{"}, {"1": "[]"}, {"1": '{"settings": {"cluster": 1}}'}],
+    [
+        {},
+        {"0": versions._entry(FIRST)},
+        {"one": "{}"},
+        {"1": "{"},
+        {"1": "[]"},
+        {"1": '{"settings": {"cluster": 1}}'},
+    ],
 )
 def test_a_damaged_object_is_told(data: dict[str, str]) -> None:
     api = Api(FIRST)
@@ -416,6 +423,7 @@ def test_an_object_that_was_removed_is_made_again_of_what_is_followed(tmp_path: 
     [
         ("features", {"dns": {"enabled": "yes"}}, "features.dns.enabled"),
         ("features", {"network": {"backend": "vlan"}}, "features.network.backend"),
+        ("features", {"network": "none"}, "features.network"),
         ("cluster", {"pod-cidr": "10.9.0.0/16"}, "cluster.pod-cidr"),
         ("datastore", {"type": "etcd"}, "datastore.type"),
     ],
@@ -430,6 +438,7 @@ def test_settings_that_no_change_would_make_are_not_followed(
     with pytest.raises(BasaltError, match=f"version 2 cannot be followed: .*{found}") as raised:
         founder.go()
     assert "--revert" in raised.value.hint
+    assert refused(lambda: api.change({UPSTREAM: "192.0.2.53"})), "what is wrong makes no other mistake right"
     assert founder.followed is not None and founder.followed.version == 1
     asyncio.run(steward(api, []).revert(1, "root"))
     assert founder.go() == "write", "and this is the way out"
