@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.steward import Steward
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ CALM = 5.0
 
 SERVING = ("datastore", "apiserver")
 """Gates that are open on a control plane which can take in another."""
+
+SETTINGS = "settings"
+"""The step that follows the cluster's settings."""
 
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
@@ -174,6 +178,24 @@ class Agent:
 
         return Routine(self.datastore)
 
+    @property
+    def settings(self) -> Steward:
+        """Who answers about the cluster's settings. Raises NotYet where nobody can ask the cluster."""
+        from firstboot.cluster.steward import Steward
+
+        if not self._course().certificates.certificate("agent").certificate.exists():
+            raise NotYet("the node has no certificates yet", "Ask again when the node is ready.")
+        return Steward(self.client, may=self._may_change_settings, changed=self._settings_changed)
+
+    def _may_change_settings(self) -> None:
+        if not self._course().node.config.role.has_control_plane:
+            raise NotYet("a worker changes no settings", "Ask a control plane.")
+
+    def _settings_changed(self) -> None:
+        """Follow at once what was asked of this node; the others look every few seconds."""
+        self._course().verdicts.forget(SETTINGS)
+        self.wake.set()
+
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""
         from firstboot.backup.making import Source
@@ -265,6 +287,9 @@ class Agent:
         machine = await self._machine(course.verdicts)
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
+        if SETTINGS in result.applied:
+            # The node's record is of another version: what it means is for the next round.
+            self.wake.set()
         parts = await self._parts(course, machine)
         if course.node.config.role.has_control_plane and self._serves():
             self.routine.follow(course.node.config.datastore.backup)
@@ -337,6 +362,7 @@ class Agent:
                 *self._backup_failures,
             ),
             certificates=self._expiries(course),
+            settings=_followed(course.node),
             backup=self.routine.last if "routine" in vars(self) else None,
         )
 
@@ -414,6 +440,10 @@ class Agent:
         if self.course is None:
             raise NotYet("there is no valid document yet", "`basalt status` says what is missing.")
         return self.course
+
+
+def _followed(node: Node) -> status.Settings | None:
+    return status.Settings(node.followed.version, node.followed.made) if node.followed else None
 
 
 def _planned(step: Step, found: Mapping[str, Finding], result: Pass) -> PlannedStep:

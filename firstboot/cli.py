@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firstboot import cli_datastore
+from firstboot import cli_datastore, cli_settings
 from firstboot.failure import BasaltError, DocumentError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--role", metavar="ROLE", help="only for a worker or a control-plane")
     joining.add_argument("--lifetime", default="1h", metavar="TIME", help="e.g. 30m, 12h, 7d; default 1h")
     joining.add_argument("--json", action="store_true", help="print JSON, with the time when it expires")
+    cli_settings.add(commands, _client, _table)
     cli_datastore.add(commands, _client, _table)
     _add_leaving(commands)
     _add(commands, "version", version, "print versions; without a node only that of this program")

@@ -76,6 +76,11 @@ class Client:
         with self._request("POST", path, query, _Body.text(body), timeout) as response:
             return _parse(response.read().decode())
 
+    def patch_json(self, path: str, body: str, query: Mapping[str, str] | None = None) -> Any:
+        """Send a change and return the JSON that answers it. Raises BasaltError."""
+        with self._request("PATCH", path, query, _Body.text(body)) as response:
+            return _parse(response.read().decode())
+
     def post_stream(self, path: str, body: str, timeout: float) -> Generator[bytes, None, None]:
         """Send a text and give the bytes that answer it as they come; timeout: seconds of silence."""
         with self._request("POST", path, None, _Body.text(body), timeout) as response:

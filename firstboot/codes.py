@@ -86,8 +86,14 @@ class Code(StrEnum):
     BAD_TOKEN = "bad-token", "The token is damaged, or one that could be guessed."
     DIFFERS_FROM_CLUSTER = (
         "differs-from-cluster",
-        "The document has a value that the cluster it joins has otherwise.",
+        "The document has a value that its cluster has otherwise.",
     )
+    MACHINE_SETTING = "machine-setting", "The key is about one machine, and no setting of the cluster."
+    SETTINGS_CHANGED = (
+        "settings-changed",
+        "Somebody else has changed the cluster's settings meanwhile; nothing was changed.",
+    )
+    VERSION_UNKNOWN = "version-unknown", "That version of the cluster's settings is not kept."
     CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
     CLUSTER_NOT_TRUSTED = (
         "cluster-not-trusted",

@@ -14,6 +14,7 @@ from firstboot.report.status import Status
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.steward import Steward
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Node(Protocol):
     @property
     def datastore(self) -> Custodian:
         """Who looks after the control plane's datastore; on a worker each of his answers is NotYet."""
+        ...
+
+    @property
+    def settings(self) -> Steward:
+        """Who answers about the cluster's settings; on a worker a change is NotYet."""
         ...
 
     async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:

@@ -26,10 +26,11 @@ from firstboot.api.server import ApiServer
 from firstboot.backup.custodian import Custodian
 from firstboot.client import Client, Endpoint, UnixConnection
 from firstboot.cluster.removal import Progress, Stage
+from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
-from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
+from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
 
 READY = Status(
     phase=Phase.READY,
@@ -51,6 +52,7 @@ READY = Status(
     timings={"agent": 7.5, "ready": 41.25},
     document=Document("cloud-init", "sha256:" + "0a" * 32),
     certificates={"apiserver": "2027-11-23T09:00:00Z"},
+    settings=Settings(3, "2026-11-23T08:30:00Z"),
     backup="2026-11-23T08:00:00Z",
     updated="2026-11-23T09:00:00Z",
 )
@@ -87,6 +89,12 @@ class MadeUpNode:
     trouble: Exception | None = None
     asked: list[str | None] = field(default_factory=list)
     keeper: Custodian | None = None
+    steward: Steward | None = None
+
+    @property
+    def settings(self) -> Steward:
+        assert self.steward is not None
+        return self.steward
 
     @property
     def datastore(self) -> Custodian:

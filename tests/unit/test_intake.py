@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from firstboot.cluster import settings
+from firstboot.cluster.followed import Followed
 from firstboot.cluster.membership import Membership
 from firstboot.config import Config
 from firstboot.facts import Facts
@@ -249,3 +250,78 @@ def test_a_control_plane_that_is_not_alone_any_more_follows_its_own_document(wor
 )
 def test_the_name_of_a_node(hostname: str, name: str) -> None:
     assert node_name(replace(FACTS, hostname=hostname)) == name
+
+
+FOLLOWED = "    upstream-nameservers: [192.0.2.53]\n"
+DNS = "  features:\n   dns:\n" + FOLLOWED
+UPSTREAM = "features.dns.upstream-nameservers"
+
+
+def follow(intake: Intake, document: dict[str, object] | None = None, upstream: tuple[str, ...] = ()) -> None:
+    """Have the node follow version 3 of settings, which its document has said something about or not."""
+    features = {"dns": {"upstream-nameservers": upstream}}
+    common = settings.of(Config.from_dict({"role": "control-plane", "features": features}))
+    Followed(3, "2026-11-23T09:00:00Z", common, document or {}).save(intake.followed)
+
+
+def test_a_node_boots_with_the_settings_it_has_followed_last(world: World) -> None:
+    world.document(GOOD + DNS)
+    intake = world.intake()
+    before = intake.look().node
+    assert before is not None and before.config.features.dns.upstream_nameservers == ("192.0.2.53",)
+    assert before.stated == {UPSTREAM: ["192.0.2.53"]} and before.followed is None
+    follow(intake, {UPSTREAM: ["192.0.2.53"]}, ("192.0.2.99",))
+    for look in (intake, world.intake()):
+        taken = look.look()
+        assert taken.failures == (), "a document that stays as it is contradicts nobody"
+        assert taken.node is not None and taken.node.followed is not None
+        assert taken.node.followed.version == 3
+        assert taken.node.config.features.dns.upstream_nameservers == ("192.0.2.99",)
+
+
+def test_a_changed_document_of_the_only_control_plane_waits_for_its_version(world: World) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    intake.look()
+    follow(intake)
+    world.document(GOOD + DNS + "  time: {servers: [192.0.2.1]}\n")
+    taken = intake.look()
+    assert taken.node is not None and taken.failures == ()
+    assert taken.node.stated == {UPSTREAM: ["192.0.2.53"]}
+    assert taken.node.config.features.dns.upstream_nameservers == (), "the cluster comes first"
+    assert taken.node.config.time.servers == ("192.0.2.1",), "what is the machine's own counts at once"
+
+
+@pytest.mark.parametrize("key", ["features: {dns: {service-ip: 10.152.183.9}}", "datastore: {type: etcd}"])
+def test_what_a_cluster_keeps_is_refused_of_its_only_control_plane(world: World, key: str) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    good = intake.look().node
+    follow(intake)
+    world.document(f"{GOOD}  {key}\n")
+    taken = intake.look()
+    [failure] = taken.failures
+    assert (failure.code, failure.path.startswith("basalt.")) == ("fixed-setting", True)
+    assert taken.node is not None and good is not None and taken.node.config == good.config
+
+
+@pytest.mark.parametrize("text", [GOOD, WORKER], ids=["one of several control planes", "worker"])
+def test_a_document_that_begins_to_contradict_its_cluster_is_told_how_to_change_that(
+    world: World, text: str
+) -> None:
+    world.document(text)
+    intake = world.intake()
+    intake.look()
+    Membership(SETTINGS, ("192.0.2.1", "192.0.2.10")).save(intake.membership)
+    follow(intake)
+    assert intake.look().failures == ()
+    world.document(text + DNS)
+    taken = intake.look()
+    [failure] = taken.failures
+    assert (failure.code, failure.path) == ("differs-from-cluster", f"basalt.{UPSTREAM}")
+    assert f"`basalt set '{UPSTREAM}=[\"192.0.2.53\"]'`" in failure.remedy
+    assert taken.node is not None and taken.node.config.features.dns.upstream_nameservers == ()
+    follow(intake, upstream=("192.0.2.53",))
+    taken = intake.look()
+    assert taken.failures == () and taken.node is not None
+    assert taken.node.stated == {UPSTREAM: ["192.0.2.53"]}
