@@ -70,6 +70,7 @@ class Code(StrEnum):
     PORT_IN_USE = "port-in-use", "The port belongs to another service of the node."
     BAD_URL = "bad-url", "The URL cannot be used here."
     BAD_CERTIFICATE = "bad-certificate", "The certificates cannot be read, are no CA's, or have expired."
+    BAD_KEY = "bad-key", "The private key cannot be read, or is the key of another certificate."
     PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
 
     # The document and this node

@@ -18,6 +18,7 @@ from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
+from firstboot.pki import given
 from firstboot.services.model import Node
 from firstboot.sources import Absent, Accepted, Found, Waiting
 
@@ -153,6 +154,9 @@ class Intake:
         kept = Identity.load(self._identity)
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
+        # What a node once began with it may keep in its document, whatever was restored on it since.
+        if self._known is None or accepted.digest != self._known.digest:
+            refused += given.refuses(config, self._authority)
         if refused:
             return None, refused
         failures = self._fact_failures(config, facts)
@@ -197,6 +201,10 @@ class Intake:
     @property
     def _identity(self) -> Path:
         return self._root / paths.STATE.relative_to("/") / "identity.json"
+
+    @property
+    def _authority(self) -> Path:
+        return self._root / paths.PKI.relative_to("/") / "ca.crt"
 
     def _worth_saying(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         if self._clock() - self._started < ADDRESS_PATIENCE:

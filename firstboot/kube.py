@@ -44,7 +44,7 @@ class Trust(StrEnum):
 
 
 FILES = {
-    Trust.CLUSTER: ("ca.crt", "agent.crt", "agent.key"),
+    Trust.CLUSTER: ("ca-trusted.crt", "agent.crt", "agent.key"),
     Trust.ETCD: ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"),
 }
 """CA, certificate and key below the folder of certificates."""
@@ -177,6 +177,8 @@ def object_path(obj: Object) -> str:
 
 def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority))
+    # The cluster's CA may be an intermediate one: it is trusted itself, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(certificate, key)
     return context
 

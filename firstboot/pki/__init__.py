@@ -3,8 +3,9 @@
 
 ca          authorities          tokens     the key pair of service account tokens
 leaf        certificates         kubeconfig files that clients of the API read
-catalogue   what a node needs    verdict    what a check found, and the ledger that makes checks cheap
-keys        PEM and `cryptography`
+trusted     whom a node believes verdict    what a check found, and the ledger that makes checks cheap
+catalogue   what a node needs    keys       PEM and `cryptography`
+given       an authority out of the document
 handover    authorities from one control plane to another
 requests    certificates that another machine signs
 """
@@ -18,7 +19,7 @@ from itertools import chain
 from typing import TypeVar
 
 from firstboot import files
-from firstboot.pki import ca, kubeconfig, leaf, tokens
+from firstboot.pki import ca, kubeconfig, leaf, tokens, trusted
 from firstboot.pki.catalogue import Catalogue
 from firstboot.pki.verdict import Ledger, Sound, Verdict, moment, reason, stamp
 
@@ -43,6 +44,7 @@ def check(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> 
     at = moment(now)
     verdicts = _verdicts(described, ledger, at)
     found = [Finding(name, why) for name, verdict in verdicts if (why := reason(verdict))]
+    found += [Finding(each.path.name, why) for each in described.trusted if (why := trusted.check(each))]
     for spec in described.kubeconfigs:
         # What an embedded one has to hold is known only once its certificate is right.
         if spec.embed and any(finding.name in (spec.client.name, spec.client.ca.name) for finding in found):
@@ -68,10 +70,12 @@ def apply(
     at = moment(now)
     for folder in described.directories:
         files.directory(folder)
-    changed = [*_apply_authorities(described, ledger, at), *_apply_certificates(described, ledger, at, issue)]
+    changed = _apply_authorities(described, ledger, at)
+    believed = files.write_all([trusted.make(each) for each in described.trusted])
+    changed += _apply_certificates(described, ledger, at, issue)
     written = files.write_all([kubeconfig.make(spec) for spec in described.kubeconfigs])
     ledger.save()
-    return (*changed, *(path.name for path in written))
+    return (*changed, *(path.name for path in (*believed, *written)))
 
 
 def expiries(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> dict[str, datetime]:
