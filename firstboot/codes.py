@@ -139,6 +139,8 @@ class Code(StrEnum):
     RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
 
     # The running node
+    AUTHORITY_ENDS = "authority-ends", "A certificate authority ends soon, or has ended."
+    CERTIFICATE_ENDS = "certificate-ends", "A certificate ends soon, and the node could not make it anew."
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
     COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."

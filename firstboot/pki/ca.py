@@ -122,6 +122,21 @@ def examine(authority: Authority, now: datetime | None = None) -> Verdict:
     return Sound(issuer.certificate.not_valid_before_utc.timestamp(), end, end)
 
 
+def examine_public(authority: Authority, now: datetime | None = None) -> Verdict:
+    """Look at the certificate alone, on a node that does not sign."""
+    certificate = files.read_or_none(authority.certificate)
+    if certificate is None:
+        return f"{authority.certificate.name} is missing"
+    try:
+        path = path_of(keys.read_certificates(certificate))
+    except keys.Unreadable as error:
+        return f"{authority.certificate.name} {error}"
+    begin, end = max(each.not_valid_before_utc for each in path), end_of(path)
+    if not begin <= moment(now) <= end:
+        return f"it is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    return Sound(begin.timestamp(), end.timestamp(), end.timestamp())
+
+
 def make(authority: Authority, now: datetime | None = None) -> tuple[files.File, files.File]:
     """Return key and certificate as they should be written, in this order; what exists of them is kept."""
     key_pem, certificate_pem = files.read_or_none(authority.key), files.read_or_none(authority.certificate)

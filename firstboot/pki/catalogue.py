@@ -71,6 +71,12 @@ class Catalogue:
         """Return the authority of that name. Raises KeyError."""
         return {entry.name: entry for entry in self.authorities}[name]
 
+    @property
+    def foreign(self) -> tuple[Authority, ...]:
+        """Authorities that have signed certificates of the node and whose keys are elsewhere: a worker's."""
+        signed = dict.fromkeys(spec.ca for spec in self.certificates)
+        return tuple(each for each in signed if each not in self.authorities)
+
     def certificate(self, name: str) -> CertificateSpec:
         """Return the certificate of that name. Raises KeyError."""
         return {entry.name: entry for entry in self.certificates}[name]
