@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -65,10 +65,11 @@ class Rules:
 
     data:   value of the key ``basalt``
     failed: paths, as users see them, at which something is already wrong: rules that need them keep silent
+    now:    when certificates have to be valid
     """
 
-    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str]) -> None:
-        self.data, self.places = data, places
+    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str], now: datetime) -> None:
+        self.data, self.places, self.now = data, places, now
         self.failed = set(failed)
         self.failures: list[Failure] = []
 
@@ -383,7 +384,7 @@ class Rules:
         """The client CA is made of certificates that can vouch for clients today."""
         path: Path = ("basalt", "access", "client-ca")
         text = self.value(path)
-        problem = None if text is None else certificate_problem(text, datetime.now(UTC))
+        problem = None if text is None else certificate_problem(text, self.now)
         if problem:
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
 
@@ -397,7 +398,7 @@ class Rules:
         elif certificate is not None:
             from firstboot.pki import given
 
-            if problem := given.certificate_problem(certificate, datetime.now(UTC)):
+            if problem := given.certificate_problem(certificate, self.now):
                 self.fail(Code.BAD_CERTIFICATE, (*path, "certificate"), *problem)
             if key is not None and (problem := given.key_problem(key, certificate)):
                 self.fail(Code.BAD_KEY, (*path, "key"), *problem)

@@ -148,7 +148,7 @@ def make(authority: Authority, now: datetime | None = None) -> tuple[files.File,
     if certificate_pem is None:
         key = _read_key(authority, key_pem)
         certificate_pem = (
-            _given(authority, authority.given, key)
+            _given(authority, authority.given, key, moment(now))
             if authority.given
             else _self_signed(authority, key, moment(now))
         )
@@ -217,14 +217,17 @@ def issued(certificate: Certificate, issuer: Certificate) -> bool:
     return True
 
 
-def _given(authority: Authority, given: Given, key: CertificateIssuerPrivateKeyTypes) -> bytes:
-    """Return the document's certificates, if the key on disk is that of the first."""
+def _given(authority: Authority, given: Given, key: CertificateIssuerPrivateKeyTypes, now: datetime) -> bytes:
+    """Return the document's certificates, if they are valid now and the key on disk is that of the first."""
     certificates = keys.read_certificates(given.certificate)
     if keys.public_pem(certificates[0].public_key()) != keys.public_pem(key.public_key()):
         raise BasaltError(
             f"{authority.key} is there, and it is not the key of the document's certificate authority",
             "It is left of another authority that was never used: remove the file, or reset the node.",
         )
+    # Once it is written the document cannot bring another one.
+    for each in certificates:
+        _refuse_out_of_date(authority, each, now)
     return b"".join(map(keys.certificate_pem, certificates))
 
 

@@ -10,7 +10,7 @@ import subprocess
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -158,6 +158,16 @@ def test_a_start_that_was_cut_off(tmp_path: Path, cut: str) -> None:
         assert "remove the file" in raised.value.hint
         assert not authority.certificate.exists()
     assert authority.key.read_bytes() == held
+
+
+def test_an_authority_that_is_not_valid_by_the_clock_is_not_written(tmp_path: Path) -> None:
+    """A clock that is wrong at the first start must not leave a node with an authority that it cannot change."""
+    wanted = described(tmp_path / "kubernetes")
+    for now in (datetime.now(UTC) - timedelta(days=200), datetime.now(UTC) + timedelta(days=60)):
+        with pytest.raises(BasaltError, match="and the clock says"):
+            pki.apply(wanted, Ledger(), now)
+        assert not list(tmp_path.rglob("*.crt"))
+    pki.apply(wanted, Ledger())
 
 
 def test_a_changed_file_of_trust_is_written_again(tmp_path: Path, made: Catalogue) -> None:
