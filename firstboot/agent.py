@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from firstboot.cluster.admission import Admission
     from firstboot.cluster.removal import Progress
     from firstboot.cluster.steward import Steward
+    from firstboot.pki.validity import Validity
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +136,14 @@ class Agent:
             raise NotYet("there is no administrator's certificate yet", "Ask again when the node is ready.")
         host = course.node.config.cluster.api_address or course.node.ip
         return render(spec, server or f"https://{bracketed(host)}:6443")
+
+    async def certificates(self) -> Sequence[Validity]:
+        """Return all certificates of the node, read anew."""
+        from firstboot.pki.validity import listed
+
+        course = self._course()
+        client_ca = course.node.config.access.client_ca
+        return await asyncio.to_thread(listed, course.certificates, client_ca)
 
     @cached_property
     def admission(self) -> Admission:
@@ -348,6 +357,7 @@ class Agent:
         if phase.ready:
             self.was_ready = True
             self.milestones.mark("ready")
+        expiries = self._expiries(course)
         return replace(
             self._base(taken),
             phase=phase,
@@ -360,8 +370,9 @@ class Agent:
                 *observe.failures(parts),
                 *self._refusals,
                 *self._backup_failures,
+                *self._endings(course, expiries),
             ),
-            certificates=self._expiries(course),
+            certificates=expiries,
             settings=_followed(course.node),
             backup=self.routine.last if "routine" in vars(self) else None,
         )
@@ -418,14 +429,23 @@ class Agent:
 
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
+        from firstboot.pki.validity import client_ca_ends, written
 
         if self.current.certificates and course.verdicts.holds("certificates"):
             return dict(self.current.certificates)
-        try:
-            found = pki.expiries(course.certificates, self.memory.ledger)
-        except BasaltError:
-            return {}
-        return {n: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for n, t in found.items()}
+        found = pki.expiries(course.certificates, self.memory.ledger)
+        client_ca = course.node.config.access.client_ca
+        # To read certificates takes the time of a whole service that could be starting.
+        if client_ca is not None and self.was_ready:
+            found |= client_ca_ends(client_ca)
+        return {name: written(end) for name, end in found.items()}
+
+    def _endings(self, course: Course, expiries: Mapping[str, str]) -> tuple[Failure, ...]:
+        """Return what is to be told about certificates that end."""
+        from firstboot.pki.validity import endings
+
+        ends = {name: datetime.fromisoformat(end) for name, end in expiries.items()}
+        return tuple(endings(course.certificates, ends, datetime.now(UTC)))
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Add what went wrong outside of the plan to the newest status."""

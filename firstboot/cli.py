@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firstboot import cli_datastore, cli_settings
+from firstboot import cli_certificates, cli_datastore, cli_settings
 from firstboot.failure import BasaltError, DocumentError
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     validating.add_argument("--json", action="store_true", help="print the failures as JSON")
     kube = _add(commands, "kubeconfig", kubeconfig, "print an administrator's kubeconfig")
     kube.add_argument("--server", metavar="URL", help="address of the API server in it")
+    listing = _add(commands, "certificates", certificates, "list certificates, and until when they are valid")
+    listing.add_argument("--json", action="store_true", help="print JSON, with files and times")
     logs_ = _add(commands, "logs", logs, "print the journal of one component")
     logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
     logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
@@ -195,6 +197,11 @@ def kubeconfig(arguments: argparse.Namespace) -> int:
     query = {"server": arguments.server} if arguments.server else None
     sys.stdout.write(_client(arguments).get("/v1/kubeconfig", query))
     return 0
+
+
+def certificates(arguments: argparse.Namespace) -> int:
+    """List the node's certificates."""
+    return cli_certificates.show(_client(arguments), arguments, _table)
 
 
 def logs(arguments: argparse.Namespace) -> int:

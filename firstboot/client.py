@@ -217,6 +217,8 @@ def _context(endpoint: Endpoint) -> ssl.SSLContext:
         raise BasaltError("a node's API asks for a client certificate", "Give --cert and --key.")
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # A given CA may be an intermediate one: it is trusted itself, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if endpoint.insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

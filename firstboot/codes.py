@@ -70,6 +70,7 @@ class Code(StrEnum):
     PORT_IN_USE = "port-in-use", "The port belongs to another service of the node."
     BAD_URL = "bad-url", "The URL cannot be used here."
     BAD_CERTIFICATE = "bad-certificate", "The certificates cannot be read, are no CA's, or have expired."
+    BAD_KEY = "bad-key", "The private key cannot be read, or is the key of another certificate."
     PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
 
     # The document and this node
@@ -144,6 +145,8 @@ class Code(StrEnum):
     RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
 
     # The running node
+    AUTHORITY_ENDS = "authority-ends", "A certificate authority ends soon, or has ended."
+    CERTIFICATE_ENDS = "certificate-ends", "A certificate ends soon, and the node could not make it anew."
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
     COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."

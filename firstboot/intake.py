@@ -19,6 +19,7 @@ from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
+from firstboot.pki import given
 from firstboot.services.model import Node
 from firstboot.sources import Absent, Accepted, Found, Waiting
 
@@ -159,6 +160,9 @@ class Intake:
         kept = Identity.load(self._identity)
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
+        # What a node once began with it may keep in its document, whatever was restored on it since.
+        if self._known is None or accepted.digest != self._known.digest:
+            refused += given.refuses(config, self._authority)
         if refused or (refused := self._fact_failures(config, facts)):
             return None, refused
         if membership and config.role.has_control_plane and address not in known:
@@ -202,6 +206,10 @@ class Intake:
     @property
     def _identity(self) -> Path:
         return self._root / paths.STATE.relative_to("/") / "identity.json"
+
+    @property
+    def _authority(self) -> Path:
+        return self._root / paths.PKI.relative_to("/") / "ca.crt"
 
     def _worth_saying(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         if self._clock() - self._started < ADDRESS_PATIENCE:

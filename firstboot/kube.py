@@ -46,8 +46,8 @@ class Trust(StrEnum):
 
 
 FILES = {
-    Trust.CLUSTER: ("ca.crt", "agent.crt", "agent.key"),
-    Trust.KUBELET: ("ca.crt", "kubelet-client.crt", "kubelet-client.key"),
+    Trust.CLUSTER: ("ca-trusted.crt", "agent.crt", "agent.key"),
+    Trust.KUBELET: ("ca-trusted.crt", "kubelet-client.crt", "kubelet-client.key"),
     Trust.ETCD: ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"),
 }
 """CA, certificate and key below the folder of certificates."""
@@ -181,6 +181,8 @@ def object_path(obj: Object) -> str:
 
 def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority))
+    # The cluster's CA may be an intermediate one: it is trusted itself, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(certificate, key)
     return context
 

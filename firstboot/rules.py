@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -65,10 +65,11 @@ class Rules:
 
     data:   value of the key ``basalt``
     failed: paths, as users see them, at which something is already wrong: rules that need them keep silent
+    now:    when certificates have to be valid
     """
 
-    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str]) -> None:
-        self.data, self.places = data, places
+    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str], now: datetime) -> None:
+        self.data, self.places, self.now = data, places, now
         self.failed = set(failed)
         self.failures: list[Failure] = []
 
@@ -85,6 +86,7 @@ class Rules:
         self.arguments()
         self.urls()
         self.client_ca()
+        self.cluster_ca()
         self.recipient()
         return self.failures
 
@@ -273,14 +275,18 @@ class Rules:
         elif bootstrap and token is None and not self._bad_above(TOKEN):
             remedy = "Write the token that the other machines have too, or remove `bootstrap`."
             self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
-        joins = token is not None and (worker or not bootstrap)
         known = self.value(ENDPOINTS) or self.value(("basalt", "cluster", "api-address"))
-        if joins and not known and not self._bad_above(ENDPOINTS):
+        if token is not None and self._joins() and not known and not self._bad_above(ENDPOINTS):
             remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
             found = "the machine joins a cluster and does not know where"
             if not worker:
                 remedy += " On the one machine that starts the cluster write `bootstrap: true`."
             self.fail(Code.MISSING_KEY, ENDPOINTS, found, remedy)
+
+    def _joins(self) -> bool:
+        """Whether the machine becomes part of a cluster that another one starts."""
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        return worker or (self.value(TOKEN) is not None and not self.value(BOOTSTRAP))
 
     def _token(self, text: str | None) -> None:
         try:
@@ -378,9 +384,24 @@ class Rules:
         """The client CA is made of certificates that can vouch for clients today."""
         path: Path = ("basalt", "access", "client-ca")
         text = self.value(path)
-        problem = None if text is None else certificate_problem(text, datetime.now(UTC))
+        problem = None if text is None else certificate_problem(text, self.now)
         if problem:
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
+
+    def cluster_ca(self) -> None:
+        """Only the machine that starts a cluster brings its CA, whose key fits and whom all clients can believe."""
+        path: Path = ("basalt", "certificates", "ca")
+        certificate, key = (self.value((*path, name)) for name in ("certificate", "key"))
+        if self.value(path) is not None and self._joins():
+            found = "a machine that joins is given the cluster's CA"
+            self.fail(Code.BAD_VALUE, path, found, "Write it on the one machine that starts the cluster.")
+        elif certificate is not None:
+            from firstboot.pki import given
+
+            if problem := given.certificate_problem(certificate, self.now):
+                self.fail(Code.BAD_CERTIFICATE, (*path, "certificate"), *problem)
+            if key is not None and (problem := given.key_problem(key, certificate)):
+                self.fail(Code.BAD_KEY, (*path, "key"), *problem)
 
     def recipient(self) -> None:
         """Backups are sealed for a key that somebody can have the private half of."""

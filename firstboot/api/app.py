@@ -64,6 +64,7 @@ class Api:
             "/v1/status": self.status,
             "/v1/plan": self.plan,
             "/v1/kubeconfig": self.kubeconfig,
+            "/v1/certificates": self.certificates,
             "/v1/logs": self.logs,
             "/v1/version": self.version,
             "/openapi.json": self.description,
@@ -84,6 +85,10 @@ class Api:
         if server is not None:
             _check_url(server)
         return web.Response(text=await self._node.kubeconfig(server), content_type="application/yaml")
+
+    async def certificates(self, _request: web.Request) -> web.Response:
+        """Return whose certificates the node has, and until when."""
+        return as_json({"certificates": [each.to_dict() for each in await self._node.certificates()]})
 
     async def version(self, _request: web.Request) -> web.Response:
         """Return which versions run here."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
     from firstboot.cluster.removal import Progress
     from firstboot.cluster.steward import Steward
+    from firstboot.pki.validity import Validity
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Node(Protocol):
 
         Without a server it is the cluster's API address. Raises NotYet where there is no cluster CA yet.
         """
+        ...
+
+    async def certificates(self) -> Sequence[Validity]:
+        """Return all certificates of the node; raises NotYet before there is a valid document."""
         ...
 
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:

@@ -30,6 +30,7 @@ from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
+from firstboot.pki.validity import Validity
 from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
 
 READY = Status(
@@ -79,6 +80,19 @@ DEGRADED = replace(
 )
 
 
+CERTIFICATES = (
+    Validity(
+        "ca",
+        "/etc/kubernetes/pki/ca.crt",
+        "CN=kubernetes",
+        "CN=kubernetes",
+        "2026-11-23T11:00:00Z",
+        "2036-11-22T11:00:00Z",
+    ),
+    Validity("kubelet", "/etc/kubernetes/pki/kubelet.crt", problem="kubelet.crt is missing"),
+)
+
+
 @dataclass
 class MadeUpNode:
     """What the API asks, with answers that a test can set."""
@@ -113,6 +127,11 @@ class MadeUpNode:
             raise NotYet("there is no certificate yet", "Ask again later.")
         self.asked.append(server)
         return f"server: {server or 'https://192.0.2.7:6443'}\n"
+
+    async def certificates(self) -> Sequence[Validity]:
+        if not self.has_authority:
+            raise NotYet("there is no valid document yet", "Ask again later.")
+        return CERTIFICATES
 
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
         if not self.has_authority:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake, node_name
 from firstboot.sources import FILE
+from tests.unit.support_pki import Company
 
 GOOD = "basalt:\n  role: control-plane\n"
 FACTS = Facts(
@@ -122,6 +124,28 @@ def test_what_a_node_keeps_for_life_is_refused(world: World, change: str, path: 
     taken = intake.look()
     assert taken.node == before
     assert [(failure.code, failure.path) for failure in taken.failures] == [("fixed-setting", path)]
+
+
+def test_a_document_does_not_replace_a_nodes_authority(world: World) -> None:
+    company, other = Company.make("Company CA"), Company.make("Other CA")
+
+    def brings(authority: Company) -> str:
+        return json.dumps({"basalt": {"role": "control-plane", "certificates": authority.document}})
+
+    file = world.root / "etc/kubernetes/pki/ca.crt"
+    file.parent.mkdir(parents=True)
+    world.document(GOOD)
+    world.intake().look()
+    file.write_text(other.pem)
+    world.document(brings(company))
+    taken = world.intake().look()
+    assert taken.node is not None and taken.node.config.certificates.ca.key is None, "it stays what it was"
+    [failure] = taken.failures
+    assert (failure.code, failure.path) == ("fixed-setting", "basalt.certificates.ca")
+    file.write_text(company.pem)
+    assert world.intake().look().failures == (), "the same authority may be named later"
+    file.write_text(other.pem)
+    assert world.intake().look().failures == (), "a restored node starts by the document it has"
 
 
 def test_an_allowed_change_is_followed(world: World) -> None:
