@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.steward import Steward
+    from firstboot.pki.validity import Validity
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,9 @@ CALM = 5.0
 
 SERVING = ("datastore", "apiserver")
 """Gates that are open on a control plane which can take in another."""
+
+SETTINGS = "settings"
+"""The step that follows the cluster's settings."""
 
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
@@ -132,6 +137,13 @@ class Agent:
         host = course.node.config.cluster.api_address or course.node.ip
         return render(spec, server or f"https://{bracketed(host)}:6443")
 
+    async def certificates(self) -> Sequence[Validity]:
+        """Return all certificates of the node, read anew."""
+        from firstboot.pki.validity import brought, listed
+
+        course = self._course()
+        return await asyncio.to_thread(listed, course.certificates, brought(course.node.config))
+
     @cached_property
     def admission(self) -> Admission:
         """The gate for machines that want to join; asked on control planes only."""
@@ -173,6 +185,24 @@ class Agent:
         from firstboot.backup.routine import Routine
 
         return Routine(self.datastore)
+
+    @property
+    def settings(self) -> Steward:
+        """Who answers about the cluster's settings. Raises NotYet where nobody can ask the cluster."""
+        from firstboot.cluster.steward import Steward
+
+        if not self._course().certificates.certificate("agent").certificate.exists():
+            raise NotYet("the node has no certificates yet", "Ask again when the node is ready.")
+        return Steward(self.client, may=self._may_change_settings, changed=self._settings_changed)
+
+    def _may_change_settings(self) -> None:
+        if not self._course().node.config.role.has_control_plane:
+            raise NotYet("a worker changes no settings", "Ask a control plane.")
+
+    def _settings_changed(self) -> None:
+        """Follow at once what was asked of this node; the others look every few seconds."""
+        self._course().verdicts.forget(SETTINGS)
+        self.wake.set()
 
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""
@@ -265,6 +295,9 @@ class Agent:
         machine = await self._machine(course.verdicts)
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
+        if SETTINGS in result.applied:
+            # The node's record is of another version: what it means is for the next round.
+            self.wake.set()
         parts = await self._parts(course, machine)
         if course.node.config.role.has_control_plane and self._serves():
             self.routine.follow(course.node.config.datastore.backup)
@@ -328,6 +361,7 @@ class Agent:
         if phase.ready:
             self.was_ready = True
             self.milestones.mark("ready")
+        expiries = self._expiries(course)
         return replace(
             self._base(taken),
             phase=phase,
@@ -341,8 +375,10 @@ class Agent:
                 *observe.failures(parts),
                 *self._refusals,
                 *self._backup_failures,
+                *self._endings(course, expiries),
             ),
-            certificates=self._expiries(course),
+            certificates=expiries,
+            settings=_followed(course.node),
             backup=self.routine.last if "routine" in vars(self) else None,
         )
 
@@ -398,16 +434,23 @@ class Agent:
 
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
+        from firstboot.pki.validity import brought, brought_ends, written
 
         if self.current.certificates and course.verdicts.holds("certificates"):
             return dict(self.current.certificates)
-        try:
-            found = pki.expiries(course.certificates, self.memory.ledger)
-        except BasaltError:
-            return {}
-        if course.wanted.watch is not None:
-            found |= course.wanted.watch.expiry
-        return {n: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for n, t in found.items()}
+        found = pki.expiries(course.certificates, self.memory.ledger)
+        # To read certificates takes the time of a whole service that could be starting.
+        if self.was_ready:
+            found |= brought_ends(brought(course.node.config))
+        return {name: written(end) for name, end in found.items()}
+
+    def _endings(self, course: Course, expiries: Mapping[str, str]) -> tuple[Failure, ...]:
+        """Return what is to be told about certificates that end."""
+        from firstboot.pki.validity import brought, endings
+
+        ends = {name: datetime.fromisoformat(end) for name, end in expiries.items()}
+        documents = brought(course.node.config)
+        return tuple(endings(course.certificates, ends, datetime.now(UTC), documents))
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Add what went wrong outside of the plan to the newest status."""
@@ -422,6 +465,10 @@ class Agent:
         if self.course is None:
             raise NotYet("there is no valid document yet", "`basalt status` says what is missing.")
         return self.course
+
+
+def _followed(node: Node) -> status.Settings | None:
+    return status.Settings(node.followed.version, node.followed.made) if node.followed else None
 
 
 def _planned(step: Step, found: Mapping[str, Finding], result: Pass) -> PlannedStep:

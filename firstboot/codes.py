@@ -73,7 +73,7 @@ class Code(StrEnum):
         "bad-certificate",
         "The certificates cannot be read, are of another kind than is wanted, or have expired.",
     )
-    BAD_KEY = "bad-key", "The private key cannot be read, or belongs to another certificate."
+    BAD_KEY = "bad-key", "The private key cannot be read, or is the key of another certificate."
     PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
 
     # The document and this node
@@ -90,8 +90,14 @@ class Code(StrEnum):
     BAD_TOKEN = "bad-token", "The token is damaged, or one that could be guessed."
     DIFFERS_FROM_CLUSTER = (
         "differs-from-cluster",
-        "The document has a value that the cluster it joins has otherwise.",
+        "The document has a value that its cluster has otherwise.",
     )
+    MACHINE_SETTING = "machine-setting", "The key is about one machine, and no setting of the cluster."
+    SETTINGS_CHANGED = (
+        "settings-changed",
+        "Somebody else has changed the cluster's settings meanwhile; nothing was changed.",
+    )
+    VERSION_UNKNOWN = "version-unknown", "That version of the cluster's settings is not kept."
     CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
     CLUSTER_NOT_TRUSTED = (
         "cluster-not-trusted",
@@ -159,6 +165,11 @@ class Code(StrEnum):
     RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
 
     # The running node
+    AUTHORITY_ENDS = "authority-ends", "A certificate authority ends soon, or has ended."
+    CERTIFICATE_ENDS = (
+        "certificate-ends",
+        "A certificate ends soon, and the node could not make it anew, or may not.",
+    )
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
     COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."

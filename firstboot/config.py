@@ -293,6 +293,35 @@ class Access:
 
 
 @dataclass(frozen=True)
+class GivenAuthority:
+    """The cluster's CA, where the document brings it.
+
+    certificate: PEM, the one that signs first, then those above it up to the root; None means that the node makes it
+    key:         PEM; never show it
+    """
+
+    certificate: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> GivenAuthority:
+        """Read ``certificates.ca``."""
+        return cls(certificate=data.get("certificate"), key=data.get("key"))
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Keys and certificates that the node does not make itself."""
+
+    ca: GivenAuthority = field(default_factory=GivenAuthority)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Certificates:
+        """Read ``certificates``."""
+        return cls(ca=GivenAuthority.from_dict(data.get("ca", {})))
+
+
+@dataclass(frozen=True)
 class StatusSettings:
     """The read-only status over HTTP.
 
@@ -391,6 +420,7 @@ class Config:
     datastore: Datastore = field(default_factory=Datastore)
     features: Features = field(default_factory=Features)
     access: Access = field(default_factory=Access)
+    certificates: Certificates = field(default_factory=Certificates)
     status: StatusSettings = field(default_factory=StatusSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict)
     time: TimeSettings = field(default_factory=TimeSettings)
@@ -409,6 +439,7 @@ class Config:
             datastore=Datastore.from_dict(data.get("datastore", {})),
             features=Features.from_dict(data.get("features", {}), cluster),
             access=Access.from_dict(data.get("access", {})),
+            certificates=Certificates.from_dict(data.get("certificates", {})),
             status=StatusSettings.from_dict(data.get("status", {})),
             services={n: ServiceSettings.from_dict(s) for n, s in data.get("services", {}).items()},
             time=TimeSettings.from_dict(data.get("time", {})),

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstboot.backup.places import Places
-from firstboot.cluster import credentials
+from firstboot.cluster import credentials, versions
+from firstboot.cluster.followed import FILE
 from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
@@ -39,6 +40,7 @@ from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
 from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
+from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def _worker(node: Node) -> tuple[Service, ...]:
 class Memory:
     """What the agent's process remembers between passes; nothing is lost with it but a little time.
 
-    membership: where the record of a node that has joined is
+    membership: where the record of a node that has joined is; that of the settings it follows is beside it
     """
 
     ledger: Ledger
@@ -178,6 +180,9 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
             yield Learners()
         source = admitted if node.config.role.has_control_plane else registered
         yield ControlPlanes(node.control_planes, memory.membership, source)
+    yield FollowSettings(node, memory.membership.with_name(FILE))
+    if node.followed is not None:
+        yield TellVersion(node.name, node.followed.version, memory.applied)
     if node.config.features.network.enabled:
         founder = node.config.role.has_control_plane and not node.control_planes
         yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
@@ -300,4 +305,5 @@ OBJECTS: tuple[Object, ...] = (
     # Agents of workers look whether their own node is Ready and where the control planes are.
     cluster_role("basalt:nodes", [allow("core", "nodes", "get list")]),
     bind_group("basalt:nodes", NODES),
+    *versions.ACCESS,
 )

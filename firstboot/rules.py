@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
@@ -19,7 +19,6 @@ from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, Place, show_path
 from firstboot.values import (
     UNUSABLE,
-    certificate_problem,
     endpoint_url,
     is_host_name,
     is_restricted,
@@ -69,10 +68,11 @@ class Rules:
 
     data:   value of the key ``basalt``
     failed: paths, as users see them, at which something is already wrong: rules that need them keep silent
+    now:    when certificates have to be valid
     """
 
-    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str]) -> None:
-        self.data, self.places = data, places
+    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str], now: datetime) -> None:
+        self.data, self.places, self.now = data, places, now
         self.failed = set(failed)
         self.failures: list[Failure] = []
 
@@ -89,6 +89,7 @@ class Rules:
         self.arguments()
         self.urls()
         self.client_ca()
+        self.cluster_ca()
         self.recipient()
         self.external()
         return self.failures
@@ -278,14 +279,18 @@ class Rules:
         elif bootstrap and token is None and not self._bad_above(TOKEN):
             remedy = "Write the token that the other machines have too, or remove `bootstrap`."
             self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
-        joins = token is not None and (worker or not bootstrap)
         known = self.value(ENDPOINTS) or self.value(("basalt", "cluster", "api-address"))
-        if joins and not known and not self._bad_above(ENDPOINTS):
+        if token is not None and self._joins() and not known and not self._bad_above(ENDPOINTS):
             remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
             found = "the machine joins a cluster and does not know where"
             if not worker:
                 remedy += " On the one machine that starts the cluster write `bootstrap: true`."
             self.fail(Code.MISSING_KEY, ENDPOINTS, found, remedy)
+
+    def _joins(self) -> bool:
+        """Whether the machine becomes part of a cluster that another one starts."""
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        return worker or (self.value(TOKEN) is not None and not self.value(BOOTSTRAP))
 
     def _token(self, text: str | None) -> None:
         try:
@@ -383,13 +388,27 @@ class Rules:
         """The client CA is made of certificates that can vouch for clients today."""
         path: Path = ("basalt", "access", "client-ca")
         text = self.value(path)
-        problem = (
-            None
-            if text is None
-            else certificate_problem(text, datetime.now(UTC), "client-ca", "the clients'")
-        )
-        if problem:
+        if text is None:
+            return
+        from firstboot.pki.pasted import authority_problem
+
+        if problem := authority_problem(text, self.now, "the clients'"):
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
+
+    def cluster_ca(self) -> None:
+        """Only the machine that starts a cluster brings its CA, whose key fits and whom all clients can believe."""
+        path: Path = ("basalt", "certificates", "ca")
+        certificate, key = (self.value((*path, name)) for name in ("certificate", "key"))
+        if self.value(path) is not None and self._joins():
+            found = "a machine that joins is given the cluster's CA"
+            self.fail(Code.BAD_VALUE, path, found, "Write it on the one machine that starts the cluster.")
+        elif certificate is not None:
+            from firstboot.pki import given, pasted
+
+            if problem := given.certificate_problem(certificate, self.now):
+                self.fail(Code.BAD_CERTIFICATE, (*path, "certificate"), *problem)
+            if key is not None and (problem := pasted.key_problem(key, certificate)):
+                self.fail(Code.BAD_KEY, (*path, "key"), *problem)
 
     def recipient(self) -> None:
         """Backups are sealed for a key that somebody can have the private half of."""
@@ -409,9 +428,8 @@ class Rules:
         given = self.value(EXTERNAL)
         theirs = self.value(DATASTORE_TYPE) == DatastoreType.EXTERNAL
         worker = self.value(("basalt", "role")) == Role.WORKER
-        joins = worker or (self.value(TOKEN) is not None and not self.value(BOOTSTRAP))
         if given is None:
-            if theirs and not joins and not self._bad_above(EXTERNAL):
+            if theirs and not self._joins() and not self._bad_above(EXTERNAL):
                 remedy = "Write its `endpoints`, `ca`, `client-certificate` and `client-key` below it."
                 self.fail(Code.MISSING_KEY, EXTERNAL, "no `external`, which `type` says", remedy)
         elif worker:
@@ -458,16 +476,15 @@ class Rules:
 
     def _credentials(self) -> None:
         """The authority can vouch for servers, and the key belongs to a certificate that is a client's today."""
-        from firstboot.clientcertificate import client_problem, key_problem
-
-        now = datetime.now(UTC)
         ca, certificate, key = ((*EXTERNAL, name) for name in ("ca", "client-certificate", "client-key"))
-        if (text := self.value(ca)) and (
-            problem := certificate_problem(text, now, "ca", "those of etcd's members")
-        ):
+        vouches, shown, private = (self.value(path) for path in (ca, certificate, key))
+        if (vouches, shown, private) == (None, None, None):
+            return
+        from firstboot.pki import pasted
+
+        if vouches and (problem := pasted.authority_problem(vouches, self.now, "those of etcd's members")):
             self.fail(Code.BAD_CERTIFICATE, ca, *problem)
-        shown, private = self.value(certificate), self.value(key)
-        if shown and (problem := client_problem(shown, now)):
+        if shown and (problem := pasted.client_problem(shown, self.now)):
             self.fail(Code.BAD_CERTIFICATE, certificate, *problem)
-        elif shown and private and (problem := key_problem(shown, private)):
+        if shown and private and (problem := pasted.key_problem(private, shown)):
             self.fail(Code.BAD_KEY, key, *problem)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
@@ -57,40 +56,6 @@ def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, 
             f"{network} has addresses with a special meaning",
             "Choose a private network.",
         )
-    return None
-
-
-def certificate_problem(text: str, now: datetime, key: str, signed: str) -> tuple[str, str] | None:
-    """Return finding and remedy for certificates that cannot vouch for anybody, None when all can.
-
-    key: of the document; signed: whose certificates they have signed, e.g. ``the clients'``
-    """
-    # Half a second on an emulated node, and most documents have no certificate.
-    from cryptography import x509
-
-    try:
-        certificates = x509.load_pem_x509_certificates(text.encode())
-    except ValueError:
-        return (
-            "not a certificate in PEM form",
-            f"Paste the whole file, its BEGIN and END lines included, below `{key}: |`.",
-        )
-    for number, certificate in enumerate(certificates, start=1):
-        name = show(certificate.subject.rfc4514_string())
-        try:
-            is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (x509.ExtensionNotFound, ValueError):
-            is_ca = False
-        if not is_ca:
-            return (
-                f"certificate {number} ({name}) is no CA's",
-                f"Give the certificate that signed {signed}, not one that it signed.",
-            )
-        if certificate.not_valid_after_utc < now:
-            return (
-                f"certificate {number} ({name}) expired on {certificate.not_valid_after_utc:%Y-%m-%d}",
-                "Give one that is valid; check the node's clock if it should be.",
-            )
     return None
 
 

@@ -16,7 +16,16 @@ from typing import Protocol
 
 from firstboot import files
 from firstboot.cluster import credentials, records, settings
-from firstboot.cluster.messages import Hello, Introduction, Malformed, Renewal, Renewed, Request, Welcome
+from firstboot.cluster.messages import (
+    AUTHORITY,
+    Hello,
+    Introduction,
+    Malformed,
+    Renewal,
+    Renewed,
+    Request,
+    Welcome,
+)
 from firstboot.cluster.records import Machine, TokenRecord
 from firstboot.cluster.tokens import BadToken, Token, same
 from firstboot.codes import Code
@@ -122,7 +131,7 @@ class Admission:
         if not await records.claim(self.client, machine):
             raise self._refuse(who, _name_taken(machine.name))
         welcome = Welcome(
-            certificates={} if partner else await asyncio.to_thread(self._sign, machine, request.requests),
+            certificates={} if partner else await asyncio.to_thread(self._given, machine, request.requests),
             settings=settings.of(self.node().config),
             control_planes=await self._control_planes(),
             peers=await self.datastore.admit(machine) if partner else [],
@@ -241,6 +250,11 @@ class Admission:
         described = catalogue(config, machine.name, [machine.ip], self.authority.certificate.parent.parent)
         wanted = [spec for spec in described.certificates if spec.name in signing]
         return requests.sign(wanted, signing)
+
+    def _given(self, machine: Machine, signing: dict[str, str]) -> dict[str, str]:
+        """Return what a worker begins with: its certificates and the cluster's CA with all above it."""
+        authority = (files.read_or_none(self.authority.certificate) or b"").decode()
+        return {AUTHORITY: authority, **self._sign(machine, signing)}
 
     async def _control_planes(self) -> list[str]:
         """Return the addresses of all control planes, this one first."""

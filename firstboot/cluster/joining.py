@@ -21,6 +21,7 @@ from firstboot.client import Client, Endpoint, Unreachable, split_url
 from firstboot.cluster import credentials
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
+    AUTHORITY,
     CERTIFICATES,
     HELLO,
     JOIN,
@@ -38,7 +39,7 @@ from firstboot.codes import Code
 from firstboot.config import Config, Datastore
 from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.files import File
-from firstboot.pki import handover, keys, requests
+from firstboot.pki import handover, keys, requests, trusted
 from firstboot.pki.catalogue import CONTROL_PLANE_API, Catalogue
 from firstboot.pki.leaf import CertificateSpec
 from firstboot.services.model import Node
@@ -81,9 +82,8 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
         # It signs for itself from now on.
         _take_authorities(node, describe, welcome)
     else:
-        files.write_all(
-            [File(agent.ca.certificate, authority.encode()), *requests.accept(signed, welcome.certificates)]
-        )
+        above = _with_those_above(authority, welcome.certificates.get(AUTHORITY))
+        files.write_all([File(agent.ca.certificate, above), *requests.accept(signed, welcome.certificates)])
     return Membership(
         welcome.settings,
         tuple(welcome.control_planes),
@@ -101,11 +101,23 @@ def _take_authorities(node: Node, describe: Describe, welcome: Welcome) -> None:
     files.write_all(handover.take(described, welcome.secrets))
 
 
+def _with_those_above(proven: str, told: object) -> bytes:
+    """Return the cluster's CA and what is above it; the proof was about the CA itself. Raises BasaltError."""
+    if not isinstance(told, str):
+        return proven.encode()
+    if _der(told) != _der(proven):
+        raise BasaltError(
+            "the control plane has proved one CA and given another",
+            "It is tried again by itself; is something between the nodes?",
+        )
+    return told.encode()
+
+
 def renew(
     specs: Sequence[CertificateSpec], agent: CertificateSpec, control_planes: Iterable[str]
 ) -> list[File]:
     """Return certificates signed anew by any control plane, asked with the agent's own. Raises BasaltError."""
-    authority = (files.read_or_none(agent.ca.certificate) or b"").decode()
+    authority = (trusted.first(files.read_or_none(agent.ca.certificate) or b"") or b"").decode()
     # The agent's key goes along every time: it is what the cluster knows the machine by.
     asked = dict.fromkeys((agent, *specs))
     renewal = Renewal(requests.prepare(asked))

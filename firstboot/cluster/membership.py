@@ -14,7 +14,7 @@ from firstboot.record import Record
 class Membership(Record):
     """What a node has been told.
 
-    settings:       as in firstboot.cluster.settings
+    settings:       what the cluster had when the node joined; what it has followed since is in followed
     control_planes: addresses of all control planes, in order
     peers:          members of the datastore when this control plane joined it, in the form that the datastore wants;
                     empty on the control plane that started the cluster, and on workers

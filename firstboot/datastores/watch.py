@@ -7,8 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 
 from firstboot import paths
@@ -17,10 +15,9 @@ from firstboot.config import External
 from firstboot.datastores import claim, endpoints
 from firstboot.datastores.claim import Claimed, Data, Whose
 from firstboot.datastores.endpoints import Answer
-from firstboot.datastores.external import LOGIN, TRIED, Login
+from firstboot.datastores.external import TRIED, Login
 from firstboot.failure import BasaltError, Failure
 from firstboot.kube import Client
-from firstboot.pki import keys
 
 ENDPOINTS_PATH = claim.ENDPOINTS_PATH
 
@@ -107,15 +104,6 @@ class Watch:
         if self._seen.data is not None and self._seen.data.failure is not None:
             told.append(self._seen.data.failure)
         return tuple(told)
-
-    @cached_property
-    def expiry(self) -> dict[str, datetime]:
-        """The client certificate's name and when it ends; nobody but its owner renews it."""
-        try:
-            shown = keys.read_certificates((self.external.client_certificate or "").encode())[0]
-        except keys.Unreadable:
-            return {}
-        return {LOGIN.certificate.stem: shown.not_valid_after_utc}
 
     @property
     def claimable(self) -> bool:

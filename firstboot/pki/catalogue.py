@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from firstboot import files
 from firstboot.config import Config, DatastoreType
-from firstboot.pki.ca import Authority
+from firstboot.pki.ca import Authority, Given
 from firstboot.pki.kubeconfig import KubeconfigSpec
 from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.pki.tokens import TokenKeys
+from firstboot.pki.trusted import Trusted
 
 ROOT = Path("/etc/kubernetes")
 
@@ -62,12 +63,19 @@ class Catalogue:
     directories: tuple[Path, ...]
     authorities: tuple[Authority, ...]
     tokens: tuple[TokenKeys, ...]
+    trusted: tuple[Trusted, ...]
     certificates: tuple[CertificateSpec, ...]
     kubeconfigs: tuple[KubeconfigSpec, ...]
 
     def authority(self, name: str) -> Authority:
         """Return the authority of that name. Raises KeyError."""
         return {entry.name: entry for entry in self.authorities}[name]
+
+    @property
+    def foreign(self) -> tuple[Authority, ...]:
+        """Authorities that have signed certificates of the node and whose keys are elsewhere: a worker's."""
+        signed = dict.fromkeys(spec.ca for spec in self.certificates)
+        return tuple(each for each in signed if each not in self.authorities)
 
     def certificate(self, name: str) -> CertificateSpec:
         """Return the certificate of that name. Raises KeyError."""
@@ -123,6 +131,7 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
         directories=_directories(config, root),
         authorities=tuple(authorities.values()) if config.role.has_control_plane else (),
         tokens=(_tokens(root / "pki"),) if config.role.has_control_plane else (),
+        trusted=(Trusted(authorities["ca"]),),
         certificates=(*certificates, *by_file.values()),
         kubeconfigs=tuple(
             _kubeconfig(config, root, identity, by_file[identity.file]) for identity in clients
@@ -155,7 +164,9 @@ def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
         return Authority(name, common_name, pki / f"{name}.crt", pki / f"{name}.key", owner, mode)
 
     # The controller manager signs certificate requests of the cluster, for example those of kubelets.
-    cluster = authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640)
+    cluster = replace(
+        authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640), given=_given(config)
+    )
     kind = config.datastore.type
     return {
         "ca": cluster,
@@ -163,6 +174,13 @@ def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
         **({"datastore": authority(f"{kind}/ca", f"{kind}-ca")} if kind.is_ours else {}),
         "admin-client-ca": authority("admin-client-ca", "basalt-admin-client-ca"),
     }
+
+
+def _given(config: Config) -> Given | None:
+    given = config.certificates.ca
+    if given.certificate is None or given.key is None:
+        return None
+    return Given(given.certificate.encode(), given.key.encode())
 
 
 def _tokens(pki: Path) -> TokenKeys:

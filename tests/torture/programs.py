@@ -46,16 +46,22 @@ def component(name: str) -> declaration.Component:
 
 @dataclass(frozen=True)
 class Torture:
-    """Writers on one endpoint and their journal; with prefixes of their own several may run at once."""
+    """Writers on one endpoint and their journal; with prefixes of their own several may run at once.
+
+    options: further arguments about the endpoint, its certificates
+    enter:   what goes before the program, to run it somewhere else
+    """
 
     program: Path
     endpoint: str
     journal: Path
     prefix: str = field(default="/registry/torture/")
+    options: tuple[str, ...] = ()
+    enter: tuple[str, ...] = ()
 
     def _argv(self, command: str, endpoint: str | None = None) -> list[str]:
-        target = ["--endpoint", endpoint or self.endpoint, "--prefix", self.prefix]
-        return [str(self.program), command, *target]
+        target = ["--endpoint", endpoint or self.endpoint, "--prefix", self.prefix, *self.options]
+        return [*self.enter, str(self.program), command, *target]
 
     def write(self, seconds: float, writers: int = 8) -> subprocess.Popen[str]:
         """Start writers; `finish` waits for them."""

@@ -117,6 +117,17 @@ def test_a_plan_of_nothing_says_so(remote: Remote, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("Nothing to do")
 
 
+def test_certificates(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remote.main("certificates") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME     ENDS        RENEWED  SUBJECT        ISSUER         PROBLEM",
+        "ca       2036-11-22  -        CN=kubernetes  CN=kubernetes",
+        "kubelet  -           -        -              -              kubelet.crt is missing",
+    ]
+    assert remote.main("certificates", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["certificates"][0]["path"] == "/etc/kubernetes/pki/ca.crt"
+
+
 def test_kubeconfig(remote: Remote, capsys: pytest.CaptureFixture[str]) -> None:
     assert remote.main("kubeconfig", "--server", "https://127.0.0.1:6443") == 0
     assert capsys.readouterr().out == "server: https://127.0.0.1:6443\n"

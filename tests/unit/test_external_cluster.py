@@ -134,7 +134,8 @@ def test_a_control_plane_that_joins_is_told_and_its_own_document_goes_first() ->
     assert partner().config.datastore == founder().config.datastore
     datastore = {"type": "external", "external": {**SECTION, "client-key": "its own"}}
     document = {"role": "control-plane", "cluster": WAY_IN, "datastore": datastore}
-    assert settings.conflicts(document, common) == ()
+    assert settings.conflicts(settings.stated(document), common) == ()
+    assert settings.impossible(document, common) == ()
     joined = Config.from_dict(settings.merged(document, common, SECTION))
     assert joined.datastore.external.client_key == "its own"
 
@@ -148,7 +149,12 @@ def test_a_control_plane_that_joins_is_told_and_its_own_document_goes_first() ->
 )
 def test_what_a_document_cannot_have_in_such_a_cluster(datastore: dict[str, Any], code: Code) -> None:
     document = {"role": "control-plane", "cluster": WAY_IN, "datastore": datastore}
-    assert [each.code for each in settings.conflicts(document, settings.of(founder().config))] == [code]
+    common = settings.of(founder().config)
+    found = (
+        *settings.conflicts(settings.stated(document), common),
+        *settings.impossible(document, common),
+    )
+    assert [each.code for each in found] == [code]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"endpoints": 1}', '{"endpoints": [], "ca": "a"}'])

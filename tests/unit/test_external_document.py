@@ -101,7 +101,12 @@ BAD: list[tuple[Callable[[Owner], dict[str, Any]], Code, str, list[str]]] = [
         "endpoints[1]",
         ["item 0"],
     ),
-    (lambda o: {"ca": "-----BEGIN CERTIFICATE-----\nx"}, Code.BAD_CERTIFICATE, "ca", ["below `ca: |`"]),
+    (
+        lambda o: {"ca": "-----BEGIN CERTIFICATE-----\nx"},
+        Code.BAD_CERTIFICATE,
+        "ca",
+        ["PEM form", "below `|`"],
+    ),
     (lambda o: {"ca": o.client.certificate}, Code.BAD_CERTIFICATE, "ca", ["no CA's", "etcd's members"]),
     (lambda o: {"ca": o.client.key}, Code.PRIVATE_KEY, "ca", ["a private key"]),
     (
@@ -122,7 +127,7 @@ BAD: list[tuple[Callable[[Owner], dict[str, Any]], Code, str, list[str]]] = [
         "client-certificate",
         ["PEM form"],
     ),
-    (lambda o: {"client-key": o.server.key}, Code.BAD_KEY, "client-key", ["does not belong"]),
+    (lambda o: {"client-key": o.server.key}, Code.BAD_KEY, "client-key", ["another certificate"]),
     (lambda o: {"client-key": encrypted(o)}, Code.BAD_KEY, "client-key", ["encrypted", "openssl pkey"]),
     (lambda o: {"client-key": "s3cret"}, Code.BAD_VALUE, "client-key", ["what stands here"]),
     (lambda o: {"prefix": "registry"}, Code.BAD_VALUE, "prefix", ["a slash"]),
