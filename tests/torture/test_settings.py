@@ -20,7 +20,7 @@ from firstboot.cluster.steward import ANNOTATION, NodeVersion, Steward
 from firstboot.config import Config
 from firstboot.failure import Refused
 from firstboot.kube import Client, KubeError, Trust
-from firstboot.pki import requests
+from firstboot.pki import requests, trusted
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.plan import OBJECTS
@@ -90,13 +90,15 @@ def cluster(programs: Programs, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 def join(own: Catalogue, folder: Path) -> None:
     """Give a worker its certificates, as the control plane signs them."""
     root = own.authority("ca").certificate.parent.parent
-    wanted = catalogue(WORKER, "w-1", ["127.0.0.2"], folder).unowned().certificates
+    described = catalogue(WORKER, "w-1", ["127.0.0.2"], folder).unowned()
+    wanted = described.certificates
     (folder / "pki").mkdir(parents=True)
     signed = requests.sign(
         catalogue(WORKER, "w-1", ["127.0.0.2"], root).unowned().certificates, requests.prepare(wanted)
     )
     authority = files.File(folder / "pki/ca.crt", own.authority("ca").certificate.read_bytes())
     files.write_all([authority, *requests.accept(wanted, signed)])
+    files.write_all(trusted.make(each) for each in described.trusted)
 
 
 def ready(cluster: Cluster) -> bool:
