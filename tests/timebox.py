@@ -3,9 +3,9 @@
 
     python3 -m pytest -p tests.timebox --started=$(date +%s) --minutes=65 tests
 
-Once the minutes are over no further test on a machine begins, nor a variant, and what runs goes on to its own end. Those
-that were left out are named at the end. Variants prove with another datastore what a test has proven already; they come last.
-On a host of ordinary speed the limit is far away, and 0 minutes mean none.
+Once the minutes are over no further test on a machine begins, nor a variant, and what runs goes on to its own end.
+Those that were left out are named at the end. Variants prove with another datastore what a test has proven already,
+and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ JOINED_SECONDS = 300.0
 """From a start to Ready, for all of a cluster, on a busy host."""
 GOES_ON_SECONDS = 60.0
 """Until writes go on when somebody else has to lead."""
+WRITERS = 2
+"""At each node that is written to: enough to contend, and few enough to leave a small host's processors to the nodes."""
 ETCDCTL = (
     "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
     "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
@@ -94,7 +96,7 @@ class Cluster:
     def writing(self, *nodes: Container, seconds: float = 600) -> Iterator[Callable[[], None]]:
         """Let writers write to nodes meanwhile; yields a function that waits until each has made progress."""
         written = [self._writers(node) for node in nodes]
-        running = [torture.write(seconds, writers=4) for torture in written]
+        running = [torture.write(seconds, writers=WRITERS) for torture in written]
         try:
             going_on = partial(wait_progress, list(zip(written, running, nodes, strict=True)))
             going_on()
