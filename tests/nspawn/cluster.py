@@ -30,7 +30,7 @@ JOINED_SECONDS = 300.0
 GOES_ON_SECONDS = 60.0
 """Until writes go on when somebody else has to lead."""
 WRITERS = 2
-"""At each node that is written to: enough to contend, and few enough to leave a small host's processors to the nodes."""
+"""At each node that is written to: enough to contend, few enough to leave a small host something for the nodes."""
 ETCDCTL = (
     "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
     "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
