@@ -3,9 +3,9 @@
 
     python3 -m pytest -p tests.timebox --started=$(date +%s) --minutes=65 tests
 
-Once the minutes are over no further test on a machine begins, and what runs goes on to its own end. Those that were
-left out are named at the end. Variants, which prove with another datastore what a test has proven already, come last.
-On a host of ordinary speed the limit is far away, and 0 minutes mean none.
+Once the minutes are over no further test on a machine begins, nor a variant, and what runs goes on to its own end.
+Those that were left out are named at the end. Variants prove with another datastore what a test has proven already,
+and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin nothing on a machine when time is over."""
     minutes = item.config.getoption("--minutes")
     end = item.config.getoption("--started") + minutes * 60
-    if minutes and item.get_closest_marker("vm") and time.time() > end:
+    if minutes and time.time() > end and (item.get_closest_marker("vm") or is_variant(item)):
         pytest.skip(LEFT_OUT)
 
 

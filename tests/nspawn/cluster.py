@@ -29,6 +29,8 @@ JOINED_SECONDS = 300.0
 """From a start to Ready, for all of a cluster, on a busy host."""
 GOES_ON_SECONDS = 60.0
 """Until writes go on when somebody else has to lead."""
+WRITERS = 2
+"""At each node that is written to: enough to contend, few enough to leave a small host something for the nodes."""
 ETCDCTL = (
     "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
     "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
@@ -47,6 +49,7 @@ class Cluster:
     stack: ExitStack
     nodes: dict[str, Container] = field(default_factory=dict)
     journals: list[Torture] = field(default_factory=list)
+    verified: int = 0
 
     def add(self, name: str) -> Container:
         """Switch on a new node, in place of one of the same name."""
@@ -93,7 +96,7 @@ class Cluster:
     def writing(self, *nodes: Container, seconds: float = 600) -> Iterator[Callable[[], None]]:
         """Let writers write to nodes meanwhile; yields a function that waits until each has made progress."""
         written = [self._writers(node) for node in nodes]
-        running = [torture.write(seconds, writers=4) for torture in written]
+        running = [torture.write(seconds, writers=WRITERS) for torture in written]
         try:
             going_on = partial(wait_progress, list(zip(written, running, nodes, strict=True)))
             going_on()
@@ -105,19 +108,21 @@ class Cluster:
                 process.communicate(timeout=GOES_ON_SECONDS)
 
     def _writers(self, node: Container) -> Torture:
-        number = len(self.journals)
+        number = self.verified + len(self.journals)
         journal = self.folder / f"{number}.journal"
         torture = node.torture(self.datastore, self.program, journal, f"/registry/torture{number}/")
         self.journals.append(torture)
         return torture
 
     def verify(self) -> None:
-        """Prove, by every control plane, that all that was ever acknowledged is there."""
+        """Prove, by every control plane, that all that was acknowledged since the last time is there."""
         for node in self.control_planes:
             for torture in self.journals:
                 here = node.torture(self.datastore, self.program, torture.journal, torture.prefix)
                 result = here.verify()
                 assert result["broken"] == {}, (node.name, torture.prefix, result["instances"])
+        self.verified += len(self.journals)
+        self.journals.clear()
 
 
 def document(name: str, datastore: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ A file's tests share it, in their order. Each leaves it whole, or says why it ca
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -62,7 +61,7 @@ def cluster(request: pytest.FixtureRequest, able: None, tree: Tree) -> Iterator[
     folder = Path(tempfile.mkdtemp(prefix="basalt-nspawn-", dir="/var/tmp"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        wires = stack.enter_context(Wires(f"b{os.getpid()}"))
+        wires = stack.enter_context(Wires())
         made = Cluster(request.param, tree, folder, wires, program, stack)
         for name in (WORKER, *reversed(CONTROL_PLANES)):
             made.add(name)

@@ -31,7 +31,8 @@ def test_the_leader_is_killed(cluster: Cluster) -> None:
         # The worker's way to the API leads around the one that is lost.
         cluster.nodes[WORKER].wait_for_phase(Phase.READY, GOES_ON_SECONDS)
         leader.start()
-        cluster.wait_whole()
+        goes_on()
+    cluster.wait_whole()
     cluster.verify()
 
 
@@ -65,7 +66,8 @@ def test_one_after_the_other_is_restarted(cluster: Cluster) -> None:
             node.shutdown()
             goes_on()
             node.start()
-            cluster.wait_whole()
+            goes_on()
+        cluster.wait_whole()
     cluster.verify()
 
 

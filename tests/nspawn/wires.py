@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network among containers that can be cut in parts: a bridge for each part, in a network namespace of their own.
 
-    with Wires("pytest-17") as wires:
-        wires.connect("node-1", "192.168.77.1")
+    with Wires() as wires:
+        wires.connect("node-1")
         wires.divide(["node-1"], ["node-2", "node-3"])
         wires.heal()
 
@@ -11,14 +11,18 @@ Nothing in it has a way to the host or beyond.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 CARD = "host0"
 """What a container calls its card; systemd knows this name for it."""
+PREFIX = "basalt-"
+"""What the namespaces' names begin with; the number of the process that made them follows."""
 DNS_DEVICE = "basalt-dns"
 """Where the node's DNS has its address: a dummy interface, for which a bridge without ports does as well. Not every
 kernel has the first, and a container brings no modules."""
@@ -40,13 +44,14 @@ class Wire:
 class Wires:
     """The network; a context manager that leaves none of its namespaces behind."""
 
-    def __init__(self, prefix: str) -> None:
-        """Describe a network; prefix: what its namespaces' names begin with, ten characters at most."""
-        self._prefix = prefix
-        self._middle = f"{prefix}-wires"
+    def __init__(self) -> None:
+        """Describe a network without anybody on it."""
+        self._prefix = f"{PREFIX}{os.getpid()}"
+        self._middle = f"{self._prefix}-wires"
         self._wires: dict[str, Wire] = {}
 
     def __enter__(self) -> Self:
+        sweep()
         ip("netns", "add", self._middle)
         self._bridge(0)
         return self
@@ -93,6 +98,13 @@ class Wires:
 
     def _plug(self, name: str, part: int) -> None:
         ip("-n", self._middle, "link", "set", name, "master", f"part{part}", "up")
+
+
+def sweep() -> None:
+    """Remove the namespaces of processes that were killed before they could do so themselves."""
+    for path in Path("/run/netns").glob(f"{PREFIX}*"):
+        if not Path("/proc", path.name.split("-")[1]).exists():
+            ip("netns", "delete", path.name, check=False)
 
 
 def ip(*arguments: str, check: bool = True) -> bool:
