@@ -33,8 +33,9 @@ class Files:
     async def apply(self, machine: Machine) -> None:
         """Write what differs."""
         for file in self.files:
-            if not file.path.parent.is_dir():
-                file.path.parent.mkdir(parents=True, mode=0o755)
+            # Whoever reads the file has to get at it: the agent's own mask would leave that to root.
+            for folder in reversed([each for each in file.path.parents if not each.exists()]):
+                files.directory(folder)
         files.write_all(self.files)
 
 

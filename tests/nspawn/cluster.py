@@ -7,7 +7,7 @@ import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,13 +51,13 @@ class Cluster:
     journals: list[Torture] = field(default_factory=list)
     verified: int = 0
 
-    def add(self, name: str) -> Container:
-        """Switch on a new node, in place of one of the same name."""
+    def add(self, name: str, own: Mapping[str, Any] | None = None) -> Container:
+        """Switch on a new node, in place of one of the same name; own: its document, if not the usual one."""
         number = int(name.rpartition("-")[2])
         if name in self.nodes:
             self.nodes[name].__exit__(None, None, None)
-        wire = self.wires.connect(name)
-        node = Container(name, address(number), document(name, self.datastore), wire, self.tree, self.folder)
+        text = document(name, self.datastore) if own is None else own
+        node = Container(name, address(number), text, self.wires.connect(name), self.tree, self.folder)
         self.nodes[name] = self.stack.enter_context(node)
         return node
 

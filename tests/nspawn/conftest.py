@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for clusters in containers: `cluster`, three control planes and a worker, once for each datastore.
+"""Fixtures for clusters in containers.
 
-A file's tests share it, in their order. Each leaves it whole, or says why it cannot.
+cluster    three control planes and a worker, once for each datastore; a file's tests share it, and each leaves it whole
+external   a cluster without a node yet, for an etcd that somebody else runs
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ TEST_SECONDS = 900
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test here a time limit, and put those with etcd after all with dqlite."""
+    """Give every test here a time limit."""
     for item in items:
         if HERE in item.path.parents and config.pluginmanager.hasplugin("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
@@ -54,15 +55,28 @@ def able() -> None:
     ip("link", "delete", "basalt-probe")
 
 
-@pytest.fixture(scope="module", params=["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])
-def cluster(request: pytest.FixtureRequest, able: None, tree: Tree) -> Iterator[Cluster]:
-    """Three control planes and a worker, switched on together, the one that founds the cluster last."""
+@contextmanager
+def empty(datastore: str, tree: Tree) -> Iterator[Cluster]:
+    """Make a cluster without a node."""
     program = components.build(declaration.load("torture")).folder / "etcd-torture"
     folder = Path(tempfile.mkdtemp(prefix="basalt-nspawn-", dir="/var/tmp"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         wires = stack.enter_context(Wires())
-        made = Cluster(request.param, tree, folder, wires, program, stack)
+        yield Cluster(datastore, tree, folder, wires, program, stack)
+
+
+@pytest.fixture(scope="module", params=["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])
+def cluster(request: pytest.FixtureRequest, able: None, tree: Tree) -> Iterator[Cluster]:
+    """Three control planes and a worker, switched on together, the one that founds the cluster last."""
+    with empty(request.param, tree) as made:
         for name in (WORKER, *reversed(CONTROL_PLANES)):
             made.add(name)
+        yield made
+
+
+@pytest.fixture
+def external(able: None, tree: Tree) -> Iterator[Cluster]:
+    """A cluster without a node, whose datastore is none of its own."""
+    with empty("external", tree) as made:
         yield made

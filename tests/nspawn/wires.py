@@ -68,6 +68,13 @@ class Wires:
             self._wires[name] = self._make(name, len(self._wires) + 1)
         return self._wires[name]
 
+    def place(self, name: str, address: str) -> Wire:
+        """Return the wire of something that is no container, with this address."""
+        wire = self.connect(name)
+        ip("-n", wire.namespace, "address", "add", f"{address}/24", "dev", CARD)
+        ip("-n", wire.namespace, "link", "set", CARD, "up")
+        return wire
+
     def _make(self, name: str, number: int) -> Wire:
         wire = Wire(f"{self._prefix}-{name}", f"52:54:00:00:00:{number:02x}")
         ip("netns", "add", wire.namespace)
