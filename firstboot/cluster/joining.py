@@ -21,6 +21,7 @@ from firstboot.client import Client, Endpoint, Unreachable, split_url
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
     CERTIFICATES,
+    FENCE,
     HELLO,
     JOIN,
     PORT,
@@ -29,6 +30,8 @@ from firstboot.cluster.messages import (
     Message,
     Renewal,
     Renewed,
+    Standing,
+    Verdict,
     Welcome,
 )
 from firstboot.cluster.messages import Request as JoinRequest
@@ -116,6 +119,20 @@ def renew(
         f"no control plane signs certificates: {'; '.join(reasons) or 'none is known'}",
         "It is tried again by itself once a control plane is up.",
     )
+
+
+def standing(node: Node, described: Catalogue, host: str) -> str:
+    """Return since when the cluster goes on without this control plane, by what another one says; empty: it does not.
+
+    host: address of the other one. Raises BasaltError where it does not answer.
+    """
+    agent = described.certificate("agent")
+    authority = (files.read_or_none(agent.ca.certificate) or b"").decode()
+    datastore = described.authority(f"{node.config.datastore.type}/ca")
+    trusted = (files.read_or_none(datastore.certificate) or b"").decode()
+    endpoint = Endpoint(_url(host), agent.certificate, agent.key)
+    asked = Standing(node.name, trusted)
+    return Verdict.from_dict(_ask(_pinned(endpoint, authority), FENCE, asked)).since
 
 
 def _token(node: Node) -> Token:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def custodian(server: Server) -> Custodian:
     state = server.folder / "basalt"
     state.mkdir(exist_ok=True)
     source = Source(node, described, member(server), "1.2.3", "v1.37.2")
-    return Custodian(lambda: source, lambda: None, Places(state, (source.store.folder,), owner=None))
+    return Custodian(
+        lambda: source, lambda: None, nullcontext, Places(state, (source.store.folder,), owner=None)
+    )
 
 
 async def backup(keeper: Custodian, path: Path) -> int:
