@@ -22,10 +22,10 @@ TAKING, RESTORING = 1200.0, 5400.0
 EXIT_USAGE = 2
 
 GIVEN_UP = """A recovery makes this member the only one, with the data above. What only the lost members had is lost,
-which may be the last writes before the loss. Where several control planes are left, give this command on each of them and recover
-the one with the highest term; of those with the same term, the one with the highest index.
-The others are out for good: each machine has to be reset before it joins anew. Be certain that they stay off until they
-can reach this one, which tells them so: the page "When most control planes are lost", docs/recovery.md.
+which may be the last writes before the loss. Where several control planes are left, give this command on each of
+them and recover the one with the highest term; of those with the same term, the one with the highest index.
+The others are out for good: each machine has to be reset before it joins anew. Be certain that they stay off
+until they can reach this one, which tells them so. docs/recovery.md has all of it, step by step.
 Say --yes to do it."""
 GOING_ON = """The node stops and starts its services now; `basalt status --wait ready` waits for the end.
 Then take out each of the others, here: `basalt remove-node NAME --force`; `kubectl get nodes` lists them.

@@ -43,13 +43,17 @@ PASSPHRASE = Passphrase("correct horse battery")
 @pytest.fixture
 def in_path(programs: Programs, folder: Path, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the programs into PATH by the names the agent calls them, speaking to the server under test."""
-    place = folder / "bin"
+    put_in_path(programs, folder / "bin", store, monkeypatch)
+
+
+def put_in_path(programs: Programs, place: Path, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder of scripts by those names, and have it looked at first."""
     place.mkdir()
     built = Path(programs.etcd[0]).parent
-    control = f"--control=unix://{folder}/control.sock"
+    control = f"--control=unix://{store.folder}/control.sock"
     # The server under test has neither the image's address nor its certificates.
     scripts = {
-        "k8s-dqlite": f'case $1 in restore) set -- "$@" ;; *) q=$1; shift; set -- $q {control} "$@" ;; esac\n'
+        "k8s-dqlite": f'case $1 in restore | salvage) set -- "$@" ;; *) q=$1; shift; set -- $q {control} "$@" ;; esac\n'
         f'exec {" ".join(programs.k8s_dqlite)} "$@"',
         "etcdctl": f'for last; do :; done\nexec {built}/etcdctl --endpoints={store.endpoint} snapshot save "$last"',
         "etcdutl": f'exec {built}/etcdutl "$@"',
