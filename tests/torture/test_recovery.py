@@ -127,7 +127,7 @@ def trio(request: pytest.FixtureRequest, programs: Programs, folder: Path) -> It
 
 
 def start_dqlite(made: Trio, programs: Programs, homes: list[Path]) -> None:
-    members = []
+    members: list[Dqlite] = []
     for home, host in zip(homes, HOSTS, strict=True):
         known = tuple(member.address for member in members[:1])
         address = f"{host}:{free_port(host)}"
