@@ -116,7 +116,8 @@ async def _status() -> dict[str, Any]:
     answer = await run.run_async(["k8s-dqlite", "status"], timeout=SECONDS)
     status: dict[str, Any] = json.loads(answer.stdout)
     if not status["healthy"]:
-        raise BasaltError(f"the datastore does not answer: {status['error']}", "It goes on by itself.")
+        hint = "It goes on by itself. If most control planes are lost for good: docs/recovery.md."
+        raise BasaltError(f"the datastore does not answer: {status['error']}", hint)
     return status
 
 
