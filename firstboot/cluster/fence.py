@@ -98,7 +98,12 @@ class Fence:
             return
         finally:
             del self._tasks[host]
-        self._due[host] = self.clock() + LATER
-        if since:
-            log.error("the cluster was recovered without this machine on %s, as %s says", since, host)
+        if not since:
+            self._due[host] = self.clock() + LATER
+            return
+        log.error("the cluster was recovered without this machine on %s, as %s says", since, host)
+        try:
             LeftBehind(host, since).save(self.record)
+        except BasaltError as error:
+            # It is asked again soon, and written then.
+            log.error("%s", error)

@@ -221,3 +221,19 @@ def test_an_authority_that_somebody_exchanges_by_hand_leaves_nobody_behind(pair:
 def test_what_is_no_certificate_is_malformed(pair: Pair) -> None:
     with pytest.raises(Malformed):
         asyncio.run(pair.admission().judge(Standing("cp-1", "none"), "127.0.0.1"))
+
+
+def test_a_verdict_that_cannot_be_written_is_asked_for_again(tmp_path: Path) -> None:
+    asked, clock = Asked({"192.0.2.8": SINCE}), Clock()
+    fence = Fence(tmp_path / "basalt/left-behind.json", asked, clock)
+
+    async def go() -> None:
+        assert await fence.verdict(NODE, NOTHING) is None
+        (tmp_path / "basalt").mkdir()
+        clock.now += SOON
+        assert await fence.verdict(NODE, NOTHING) is None
+        while fence._tasks:
+            await asyncio.wait(fence._tasks.values())
+        assert await fence.verdict(NODE, NOTHING) == LeftBehind("192.0.2.8", SINCE)
+
+    asyncio.run(go())
