@@ -208,6 +208,20 @@ def test_what_cannot_be_built_leaves_the_node_as_it_was(survivor: ControlPlane) 
     assert survivor.files() == before and survivor.woken == ["rests", "runs"]
 
 
+def test_a_snapshot_of_something_else_is_not_built(
+    survivor: ControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = survivor.files()
+
+    async def revision(snapshot: Path) -> int:
+        return REVISION + 1
+
+    monkeypatch.setattr(survivor.store, "revision", revision)
+    with pytest.raises(BasaltError, match="more than there was"):
+        asyncio.run(survivor.custodian.recover())
+    assert survivor.files() == before
+
+
 def test_a_disk_without_room_is_not_filled(survivor: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     before = survivor.files()
     monkeypatch.setattr(archive, "RESERVE", 2**60)
