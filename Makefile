@@ -12,6 +12,9 @@ NETWORK ?= closed
 PYTEST_ARGS ?=
 # One virtual machine at a time: it uses both cores of a small host, and time limits inside Kubernetes are met.
 MACHINES ?= 1
+# After so many minutes of `make test` no further test on a machine begins; 0: no limit.
+MINUTES ?= 65
+STARTED := $(shell date +%s)
 # Machines of `make run`; more than one make a cluster.
 CONTROL_PLANES ?= 1
 WORKERS ?= 0
@@ -23,7 +26,7 @@ TORTURE_SECONDS ?= 120
 SEED ?= $(shell date +%s)
 PAIRS ?= 2
 BUILD ?= warm
-RUN = exec $$venv/bin/pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=15
+RUN = exec $$venv/bin/python -m pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
 
@@ -43,7 +46,8 @@ stop: ## Shut the machines of `make run` down; their disks stay (root)
 	@$(PYTHON) -m image.run stop
 
 test: image ## Units and linters, datastores under torture, virtual machines (root); PYTEST_ARGS='-k NAME' for some
-	@venv=$(VENV) && $(RUN) tests -m 'not soak' $(PYTEST_ARGS)
+	@venv=$(VENV) && $(RUN) -p tests.timebox --started=$(STARTED) --minutes=$(MINUTES) \
+		tests -m 'not soak' $(PYTEST_ARGS)
 
 bench: image ## Boot, memory, size and build beside a cluster started by hand (root); PAIRS=2, BUILD=warm|cold|none
 	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD)

@@ -13,7 +13,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,8 @@ if TYPE_CHECKING:
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.steward import Steward
+    from firstboot.pki.validity import Validity
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,9 @@ CALM = 5.0
 
 SERVING = ("datastore", "apiserver")
 """Gates that are open on a control plane which can take in another."""
+
+SETTINGS = "settings"
+"""The step that follows the cluster's settings."""
 
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
@@ -163,6 +168,13 @@ class Agent:
         host = course.node.config.cluster.api_address or course.node.ip
         return render(spec, server or f"https://{bracketed(host)}:6443")
 
+    async def certificates(self) -> Sequence[Validity]:
+        """Return all certificates of the node, read anew."""
+        from firstboot.pki.validity import brought, listed
+
+        course = self._course()
+        return await asyncio.to_thread(listed, course.certificates, brought(course.node.config))
+
     @cached_property
     def admission(self) -> Admission:
         """The gate for machines that want to join; asked on control planes only."""
@@ -225,6 +237,24 @@ class Agent:
 
         return Routine(self.datastore)
 
+    @property
+    def settings(self) -> Steward:
+        """Who answers about the cluster's settings. Raises NotYet where nobody can ask the cluster."""
+        from firstboot.cluster.steward import Steward
+
+        if not self._course().certificates.certificate("agent").certificate.exists():
+            raise NotYet("the node has no certificates yet", "Ask again when the node is ready.")
+        return Steward(self.client, may=self._may_change_settings, changed=self._settings_changed)
+
+    def _may_change_settings(self) -> None:
+        if not self._course().node.config.role.has_control_plane:
+            raise NotYet("a worker changes no settings", "Ask a control plane.")
+
+    def _settings_changed(self) -> None:
+        """Follow at once what was asked of this node; the others look every few seconds."""
+        self._course().verdicts.forget(SETTINGS)
+        self.wake.set()
+
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""
         from firstboot.backup.making import Source
@@ -233,7 +263,7 @@ class Agent:
         course = self._course()
         if not course.node.config.role.has_control_plane:
             raise NotYet("a worker has no datastore", "Ask a control plane.")
-        member = store(course.node.config.datastore.type, self.client)
+        member = store(course.node.config.datastore, self.client)
         image = self.current.image.version
         return Source(course.node, course.certificates, member, image, _kubernetes_version())
 
@@ -326,6 +356,9 @@ class Agent:
         if self.behind is not None:
             self._publish(self._stopped(taken, self.behind, result))
             return
+        if SETTINGS in result.applied:
+            # The node's record is of another version: what it means is for the next round.
+            self.wake.set()
         parts = await self._parts(course, machine)
         if course.node.config.role.has_control_plane and self._serves():
             self.routine.follow(course.node.config.datastore.backup)
@@ -370,7 +403,7 @@ class Agent:
     async def _parts(self, course: Course, machine: Machine) -> dict[str, Part]:
         """Return the state of every service that is wanted, by unit."""
         services = course.wanted.all_services
-        self.observer.forget(service.unit for service in services)
+        self.observer.forget(("datastore", *(service.unit for service in services)))
         parts: dict[str, Part] = {}
         for service in services:
             probe = node_probe(course.node, service) if service.unit == "kubelet" else service.probe
@@ -381,6 +414,11 @@ class Agent:
 
     def _running(self, taken: Taken, course: Course, result: Pass, parts: Mapping[str, Part]) -> Status:
         components = {service.unit: parts[service.unit] for service in course.wanted.services}
+        if (watch := course.wanted.watch) is not None:
+            part = self.observer.judged("datastore", watch.reason, watch.detail)
+            if part.state is status.State.HEALTHY:
+                self.milestones.mark("datastore")
+            components = {"datastore": part, **components}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)
         # Services that a restore has yet to stop say that they are well.
@@ -392,6 +430,7 @@ class Agent:
         if phase.ready:
             self.was_ready = True
             self.milestones.mark("ready")
+        expiries = self._expiries(course)
         return replace(
             self._base(taken),
             phase=phase,
@@ -401,11 +440,14 @@ class Agent:
             failures=(
                 *taken.failures,
                 *result.failures,
+                *(watch.failures if watch is not None else ()),
                 *observe.failures(parts),
                 *self._refusals,
                 *self._backup_failures,
+                *self._endings(course, expiries),
             ),
-            certificates=self._expiries(course),
+            certificates=expiries,
+            settings=_followed(course.node),
             backup=self.routine.last if "routine" in vars(self) else None,
         )
 
@@ -471,14 +513,23 @@ class Agent:
 
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
+        from firstboot.pki.validity import brought, brought_ends, written
 
         if self.current.certificates and course.verdicts.holds("certificates"):
             return dict(self.current.certificates)
-        try:
-            found = pki.expiries(course.certificates, self.memory.ledger)
-        except BasaltError:
-            return {}
-        return {n: t.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for n, t in found.items()}
+        found = pki.expiries(course.certificates, self.memory.ledger)
+        # To read certificates takes the time of a whole service that could be starting.
+        if self.was_ready:
+            found |= brought_ends(brought(course.node.config))
+        return {name: written(end) for name, end in found.items()}
+
+    def _endings(self, course: Course, expiries: Mapping[str, str]) -> tuple[Failure, ...]:
+        """Return what is to be told about certificates that end."""
+        from firstboot.pki.validity import brought, endings
+
+        ends = {name: datetime.fromisoformat(end) for name, end in expiries.items()}
+        documents = brought(course.node.config)
+        return tuple(endings(course.certificates, ends, datetime.now(UTC), documents))
 
     def add_failures(self, failures: Sequence[Failure]) -> None:
         """Add what went wrong outside of the plan to the newest status."""
@@ -493,6 +544,10 @@ class Agent:
         if self.course is None:
             raise NotYet("there is no valid document yet", "`basalt status` says what is missing.")
         return self.course
+
+
+def _followed(node: Node) -> status.Settings | None:
+    return status.Settings(node.followed.version, node.followed.made) if node.followed else None
 
 
 def _planned(step: Step, found: Mapping[str, Finding], result: Pass) -> PlannedStep:

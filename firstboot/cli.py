@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from firstboot import cli_datastore
+from firstboot import cli_certificates, cli_datastore, cli_settings
 from firstboot.failure import BasaltError, DocumentError
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     validating.add_argument("--json", action="store_true", help="print the failures as JSON")
     kube = _add(commands, "kubeconfig", kubeconfig, "print an administrator's kubeconfig")
     kube.add_argument("--server", metavar="URL", help="address of the API server in it")
+    listing = _add(commands, "certificates", certificates, "list certificates, and until when they are valid")
+    listing.add_argument("--json", action="store_true", help="print JSON, with files and times")
     logs_ = _add(commands, "logs", logs, "print the journal of one component")
     logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
     logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
@@ -95,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--role", metavar="ROLE", help="only for a worker or a control-plane")
     joining.add_argument("--lifetime", default="1h", metavar="TIME", help="e.g. 30m, 12h, 7d; default 1h")
     joining.add_argument("--json", action="store_true", help="print JSON, with the time when it expires")
+    cli_settings.add(commands, _client, _table)
     cli_datastore.add(commands, _client, _table)
     _add_leaving(commands)
     _add(commands, "version", version, "print versions; without a node only that of this program")
@@ -194,6 +197,11 @@ def kubeconfig(arguments: argparse.Namespace) -> int:
     query = {"server": arguments.server} if arguments.server else None
     sys.stdout.write(_client(arguments).get("/v1/kubeconfig", query))
     return 0
+
+
+def certificates(arguments: argparse.Namespace) -> int:
+    """List the node's certificates."""
+    return cli_certificates.show(_client(arguments), arguments, _table)
 
 
 def logs(arguments: argparse.Namespace) -> int:

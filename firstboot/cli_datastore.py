@@ -103,6 +103,10 @@ def _status(client: Client, arguments: argparse.Namespace, table: Table) -> int:
         ]
         for each in data["members"]
     ]
+    if any(each["version"] for each in data["members"]):
+        heads.append("VERSION")
+        for row, each in zip(rows, data["members"], strict=True):
+            row.append(clean(each["version"] or "-"))
     table(heads, rows)
     return 0
 

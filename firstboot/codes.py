@@ -69,7 +69,11 @@ class Code(StrEnum):
     OWNED_ARGUMENT = "owned-argument", "Basalt sets this argument itself."
     PORT_IN_USE = "port-in-use", "The port belongs to another service of the node."
     BAD_URL = "bad-url", "The URL cannot be used here."
-    BAD_CERTIFICATE = "bad-certificate", "The certificates cannot be read, are no CA's, or have expired."
+    BAD_CERTIFICATE = (
+        "bad-certificate",
+        "The certificates cannot be read, are of another kind than is wanted, or have expired.",
+    )
+    BAD_KEY = "bad-key", "The private key cannot be read, or is the key of another certificate."
     PRIVATE_KEY = "private-key", "The document holds a private key where a certificate is wanted."
 
     # The document and this node
@@ -86,8 +90,14 @@ class Code(StrEnum):
     BAD_TOKEN = "bad-token", "The token is damaged, or one that could be guessed."
     DIFFERS_FROM_CLUSTER = (
         "differs-from-cluster",
-        "The document has a value that the cluster it joins has otherwise.",
+        "The document has a value that its cluster has otherwise.",
     )
+    MACHINE_SETTING = "machine-setting", "The key is about one machine, and no setting of the cluster."
+    SETTINGS_CHANGED = (
+        "settings-changed",
+        "Somebody else has changed the cluster's settings meanwhile; nothing was changed.",
+    )
+    VERSION_UNKNOWN = "version-unknown", "That version of the cluster's settings is not kept."
     CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
     CLUSTER_NOT_TRUSTED = (
         "cluster-not-trusted",
@@ -138,6 +148,23 @@ class Code(StrEnum):
     )
     BUSY = "busy", "The node does already what is asked for."
 
+    # A datastore that somebody else runs
+    DATASTORE_UNREACHABLE = "datastore-unreachable", "An endpoint of the external etcd does not answer."
+    DATASTORE_NOT_TRUSTED = (
+        "datastore-not-trusted",
+        "An endpoint's certificate is not of the document's CA, or not for the endpoint's name.",
+    )
+    DATASTORE_REFUSES = (
+        "datastore-refuses",
+        "The external etcd does not accept the client certificate, or its user may not do what is needed.",
+    )
+    DATASTORE_OLD = "datastore-old", "The external etcd is older than Kubernetes needs."
+    DATASTORE_NO_QUORUM = "datastore-no-quorum", "Too few members of the external etcd work."
+    DATASTORE_ALARM = "datastore-alarm", "The external etcd has raised an alarm, such as a full database."
+    DATASTORE_MIXED = "datastore-mixed", "The endpoints belong to different etcd clusters."
+    DATASTORE_FOREIGN = "datastore-foreign", "The data under the prefix belongs to somebody else."
+    DATASTORE_EMPTY = "datastore-empty", "The cluster's data is not where it was."
+
     # Leaving a cluster
     NODE_UNKNOWN = "node-unknown", "The cluster has no node of that name that could be removed."
     REMOVE_REFUSED = "remove-refused", "The node cannot be removed by the control plane that was asked."
@@ -149,6 +176,11 @@ class Code(StrEnum):
     RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
 
     # The running node
+    AUTHORITY_ENDS = "authority-ends", "A certificate authority ends soon, or has ended."
+    CERTIFICATE_ENDS = (
+        "certificate-ends",
+        "A certificate ends soon, and the node could not make it anew, or may not.",
+    )
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
     COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."

@@ -38,6 +38,12 @@ class DatastoreType(StrEnum):
 
     DQLITE = "dqlite"
     ETCD = "etcd"
+    EXTERNAL = "external"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it runs on the cluster's own control planes, with an authority of the cluster's."""
+        return self is not DatastoreType.EXTERNAL
 
 
 class NetworkBackend(StrEnum):
@@ -162,17 +168,58 @@ class Backup:
 
 
 @dataclass(frozen=True)
+class External:
+    """An etcd that somebody else runs, and this cluster's way in.
+
+    endpoints:              ``https://host:port``; none on a node that has no such datastore
+    ca, client_certificate: PEM; whom etcd's certificates have to be signed by, and who the API server is
+    client_key:             PEM; never show it
+    prefix:                 of all the cluster's keys in it
+    """
+
+    endpoints: tuple[str, ...] = ()
+    ca: str | None = None
+    client_certificate: str | None = None
+    client_key: str | None = field(default=None, repr=False)
+    prefix: str = "/registry"
+
+    @classmethod
+    def from_dict(cls, data: Document) -> External:
+        """Read ``datastore.external``."""
+        return cls(
+            endpoints=tuple(data.get("endpoints", ())),
+            ca=data.get("ca"),
+            client_certificate=data.get("client-certificate"),
+            client_key=data.get("client-key"),
+            prefix=data.get("prefix", cls.prefix),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in a document, for another control plane; it holds the key."""
+        return {
+            "endpoints": list(self.endpoints),
+            "ca": self.ca,
+            "client-certificate": self.client_certificate,
+            "client-key": self.client_key,
+            "prefix": self.prefix,
+        }
+
+
+@dataclass(frozen=True)
 class Datastore:
     """Where the API server keeps its objects."""
 
     type: DatastoreType = DatastoreType.DQLITE
     backup: Backup = field(default_factory=Backup)
+    external: External = field(default_factory=External)
 
     @classmethod
     def from_dict(cls, data: Document) -> Datastore:
         """Read ``datastore``."""
         return cls(
-            type=DatastoreType(data.get("type", cls.type)), backup=Backup.from_dict(data.get("backup", {}))
+            type=DatastoreType(data.get("type", cls.type)),
+            backup=Backup.from_dict(data.get("backup", {})),
+            external=External.from_dict(data.get("external", {})),
         )
 
 
@@ -243,6 +290,35 @@ class Access:
     def from_dict(cls, data: Document) -> Access:
         """Read ``access``."""
         return cls(client_ca=data.get("client-ca"))
+
+
+@dataclass(frozen=True)
+class GivenAuthority:
+    """The cluster's CA, where the document brings it.
+
+    certificate: PEM, the one that signs first, then those above it up to the root; None means that the node makes it
+    key:         PEM; never show it
+    """
+
+    certificate: str | None = None
+    key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> GivenAuthority:
+        """Read ``certificates.ca``."""
+        return cls(certificate=data.get("certificate"), key=data.get("key"))
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Keys and certificates that the node does not make itself."""
+
+    ca: GivenAuthority = field(default_factory=GivenAuthority)
+
+    @classmethod
+    def from_dict(cls, data: Document) -> Certificates:
+        """Read ``certificates``."""
+        return cls(ca=GivenAuthority.from_dict(data.get("ca", {})))
 
 
 @dataclass(frozen=True)
@@ -344,6 +420,7 @@ class Config:
     datastore: Datastore = field(default_factory=Datastore)
     features: Features = field(default_factory=Features)
     access: Access = field(default_factory=Access)
+    certificates: Certificates = field(default_factory=Certificates)
     status: StatusSettings = field(default_factory=StatusSettings)
     services: dict[str, ServiceSettings] = field(default_factory=dict)
     time: TimeSettings = field(default_factory=TimeSettings)
@@ -362,6 +439,7 @@ class Config:
             datastore=Datastore.from_dict(data.get("datastore", {})),
             features=Features.from_dict(data.get("features", {}), cluster),
             access=Access.from_dict(data.get("access", {})),
+            certificates=Certificates.from_dict(data.get("certificates", {})),
             status=StatusSettings.from_dict(data.get("status", {})),
             services={n: ServiceSettings.from_dict(s) for n, s in data.get("services", {}).items()},
             time=TimeSettings.from_dict(data.get("time", {})),

@@ -99,7 +99,10 @@ class Doors:
 
     async def _follow_nodes(self, config: Config | None) -> None:
         """On a control plane, let machines ask to join and nodes for certificates: by the cluster's CA alone."""
-        certificate, authority = paths.PKI / "basalt-api.crt", files.read_or_none(paths.PKI / "ca.crt")
+        certificate, authority = (
+            paths.PKI / "basalt-api.crt",
+            files.read_or_none(paths.PKI / "ca-trusted.crt"),
+        )
         if (
             config is None
             or not config.role.has_control_plane

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from firstboot.failure import BasaltError
@@ -35,7 +35,7 @@ class File:
     """
 
     path: Path
-    data: bytes
+    data: bytes = field(repr=False)
     mode: int = 0o644
     owner: Owner | None = None
 

@@ -6,18 +6,21 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from firstboot import files, paths, sources
 from firstboot.cluster import settings
+from firstboot.cluster.followed import FILE, Followed
 from firstboot.cluster.membership import Membership
 from firstboot.codes import Code
 from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
+from firstboot.pki import given
 from firstboot.services.model import Node
 from firstboot.sources import Absent, Accepted, Found, Waiting
 
@@ -70,7 +73,7 @@ class Intake:
         self._known = sources.recall(root)
         self._followed: tuple[Accepted, Node] | None = None
         self._checked: tuple[str, Accepted | tuple[Failure, ...]] | None = None
-        self._merged: tuple[tuple[str, Membership], Config] | None = None
+        self._merged: tuple[tuple[str, settings.Settings, Mapping[str, Any] | None], Config] | None = None
 
     def look(self) -> Taken:
         """Return what is to be followed now. Raises BasaltError when the node's own records are damaged."""
@@ -144,33 +147,41 @@ class Intake:
 
     def _resolve(self, accepted: Accepted, facts: Facts) -> tuple[Node | None, tuple[Failure, ...]]:
         """Return the node that a document describes on this machine, or why it cannot be."""
-        config = accepted.config
-        membership = Membership.load(self.membership)
-        if membership is not None and config.joins:
-            if refused := settings.conflicts(accepted.data, membership.settings):
+        config, address = accepted.config, accepted.config.node.ip or facts.default_address
+        if address is None:
+            return None, self._fact_failures(config, facts)
+        membership, followed = Membership.load(self.membership), Followed.load(self.followed)
+        known = membership.control_planes if membership else ()
+        stated = settings.stated(accepted.data)
+        if common := _common(config, membership, followed):
+            decides = settings.decides(config, address, known)
+            refused = _differences(stated, common, followed, decides=decides)
+            if refused := (*refused, *settings.impossible(accepted.data, common)):
                 return None, refused
-            config = self._joined(accepted, membership)
+            config = self._in_cluster(accepted, common, membership.external if membership else None)
         kept = Identity.load(self._identity)
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
-        if refused:
+        # What a node once began with it may keep in its document, whatever was restored on it since.
+        if self._known is None or accepted.digest != self._known.digest:
+            refused += given.refuses(config, self._authority)
+        if refused or (refused := self._fact_failures(config, facts)):
             return None, refused
-        failures = self._fact_failures(config, facts)
-        address = config.node.ip or facts.default_address
-        if failures or address is None:
-            return None, failures
-        if membership is None:
-            return Node(config, name, address, _nameservers()), ()
-        known, peers = membership.control_planes, membership.peers
-        if config.role.has_control_plane and address not in known:
+        if membership and config.role.has_control_plane and address not in known:
             return None, (_moved(address, known),)
-        return Node(config, name, address, _nameservers(), known, peers), ()
+        peers = membership.peers if membership else ()
+        return Node(config, name, address, _nameservers(), known, peers, stated, followed), ()
 
-    def _joined(self, accepted: Accepted, membership: Membership) -> Config:
-        """Return what a document means in the cluster; the same Config as long as neither changes."""
-        key = (accepted.digest, membership)
+    def _in_cluster(
+        self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None
+    ) -> Config:
+        """Return what a document means in a cluster; the same Config as long as nothing changes.
+
+        external: the cluster's way into an etcd that somebody else runs, as others have told it
+        """
+        key = (accepted.digest, common, external)
         if self._merged is None or self._merged[0] != key:
-            self._merged = (key, Config.from_dict(settings.merged(accepted.data, membership.settings)))
+            self._merged = (key, Config.from_dict(settings.merged(accepted.data, common, external)))
         return self._merged[1]
 
     def _fact_failures(self, config: Config, facts: Facts) -> tuple[Failure, ...]:
@@ -195,8 +206,17 @@ class Intake:
         return self._root / paths.STATE.relative_to("/") / "membership.json"
 
     @property
+    def followed(self) -> Path:
+        """Where the record of the settings is that the node follows."""
+        return self.membership.with_name(FILE)
+
+    @property
     def _identity(self) -> Path:
         return self._root / paths.STATE.relative_to("/") / "identity.json"
+
+    @property
+    def _authority(self) -> Path:
+        return self._root / paths.PKI.relative_to("/") / "ca.crt"
 
     def _worth_saying(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
         if self._clock() - self._started < ADDRESS_PATIENCE:
@@ -208,6 +228,37 @@ def node_name(facts: Facts) -> str:
     """Return the host name if it says something, else one that is the machine's own."""
     plain = re.sub(r"[^a-z0-9-]+", "-", facts.hostname.lower().partition(".")[0]).strip("-")
     return f"basalt-{facts.machine_id[:8]}" if plain in GENERIC_HOSTNAMES else plain[:63].strip("-")
+
+
+def _common(
+    config: Config, membership: Membership | None, followed: Followed | None
+) -> settings.Settings | None:
+    """Return the settings of the node's cluster, None where these are what its document says."""
+    if not config.joins:
+        return followed.settings if followed else None
+    if membership is None:
+        return None
+    return followed.settings if followed else membership.settings
+
+
+def _differences(
+    stated: settings.Values, common: settings.Settings, followed: Followed | None, *, decides: bool
+) -> tuple[Failure, ...]:
+    """Return what a document says anew about the settings of its cluster and cannot have.
+
+    decides: whether the cluster is to become what this document says
+    """
+    news = settings.news(stated, followed.document if followed else {})
+    if not decides:
+        return settings.conflicts(news, common)
+    from firstboot.cluster.changes import differing
+
+    known = settings.flat(common)
+    return tuple(
+        replace(settings.fixed(path, known[path]), path=f"basalt.{path}")
+        for path in (differing(common, news) if news else {})
+        if path in settings.FIXED
+    )
 
 
 def _moved(address: str, known: tuple[str, ...]) -> Failure:

@@ -39,12 +39,15 @@ class Trust(StrEnum):
     """HTTP on the loopback address."""
     CLUSTER = "cluster"
     """HTTPS with the cluster's CA and the agent's client certificate."""
+    KUBELET = "kubelet"
+    """HTTPS with the cluster's CA and the kubelet's client certificate, which may change its own Node."""
     ETCD = "etcd"
     """HTTPS with the datastore's CA and the API server's client certificate."""
 
 
 FILES = {
-    Trust.CLUSTER: ("ca.crt", "agent.crt", "agent.key"),
+    Trust.CLUSTER: ("ca-trusted.crt", "agent.crt", "agent.key"),
+    Trust.KUBELET: ("ca-trusted.crt", "kubelet-client.crt", "kubelet-client.key"),
     Trust.ETCD: ("etcd/ca.crt", "apiserver-etcd-client.crt", "apiserver-etcd-client.key"),
 }
 """CA, certificate and key below the folder of certificates."""
@@ -103,16 +106,17 @@ class Client:
             raise KubeError(method, url.removeprefix(SERVER), status, text)
         return json.loads(text)
 
-    async def apply(self, obj: Object, manager: str = FIELD_MANAGER) -> None:
+    async def apply(self, obj: Object, manager: str = FIELD_MANAGER, trust: Trust = Trust.CLUSTER) -> None:
         """Make the object so by server-side apply; what others set in other fields stays.
 
         manager: whose fields these are; those it applied before and leaves out now are removed
+        trust:   by whose certificate
         """
         path = object_path(obj)
         status, text = await self._request(
             "PATCH",
             f"{SERVER}{path}?fieldManager={manager}&force=true",
-            Trust.CLUSTER,
+            trust,
             SECONDS,
             json.dumps(obj),
             "application/apply-patch+yaml",
@@ -177,6 +181,8 @@ def object_path(obj: Object) -> str:
 
 def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(authority))
+    # The cluster's CA may be an intermediate one: it is trusted itself, whoever signed it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_cert_chain(certificate, key)
     return context
 

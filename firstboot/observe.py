@@ -37,11 +37,17 @@ class Observer:
 
     async def part(self, machine: Machine, unit: str, probe: Probe) -> Part:
         """Return how a unit stands; its probe is asked only when it has started."""
-        history = self._history.setdefault(unit, History(self.clock()))
-        reason = await self._reason(machine, unit, probe)
+        return self.judged(unit, await self._reason(machine, unit, probe))
+
+    def judged(self, name: str, reason: str | None, detail: str = "") -> Part:
+        """Return how a part stands that does not work for a reason, or works without one.
+
+        detail: what to say of one that works
+        """
+        history = self._history.setdefault(name, History(self.clock()))
         if reason is None:
             history.worked = True
-            return Part(State.HEALTHY)
+            return Part(State.HEALTHY, detail)
         return Part(self._state(history), reason)
 
     def forget(self, wanted: Iterable[str]) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from firstboot.backup.places import Places
+from firstboot.cluster import credentials, versions
+from firstboot.cluster.followed import FILE
 from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.config import DatastoreType
-from firstboot.datastores import Endpoint, dqlite, etcd
+from firstboot.datastores import Endpoint, dqlite, etcd, external
 from firstboot.features import dns, network
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
@@ -25,7 +28,9 @@ from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.certificates import Certificates
+from firstboot.steps.claim import Claim
 from firstboot.steps.controlplanes import ControlPlanes, admitted, registered
+from firstboot.steps.credentials import DatastoreCredentials
 from firstboot.steps.files import Absent, Files
 from firstboot.steps.gates import Gate
 from firstboot.steps.hostname import Hostname
@@ -35,7 +40,11 @@ from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
 from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
+from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
+
+if TYPE_CHECKING:
+    from firstboot.datastores.watch import Watch
 
 UNITS = (
     "containerd",
@@ -55,11 +64,15 @@ UNITS = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """What should run on the node: components and features in the order in which they are looked at."""
+    """What should run on the node: components and features in the order in which they are looked at.
+
+    watch: the eye on a datastore that is no service of the node
+    """
 
     services: tuple[Service, ...]
     features: tuple[Feature, ...]
     objects: tuple[Object, ...]
+    watch: Watch | None = None
 
     @property
     def all_services(self) -> tuple[Service, ...]:
@@ -70,11 +83,12 @@ class Wanted:
 GATES = {
     "k8s-dqlite": "datastore",
     "etcd": "datastore",
+    "datastore": "datastore",
     "kube-apiserver": "apiserver",
     "api-balancer": "apiserver",
     "containerd": "containerd",
 }
-"""Units that others wait for -> what those others call it."""
+"""Units and other components that others wait for -> what those others call it."""
 
 
 def wanted(node: Node) -> Wanted:
@@ -86,13 +100,14 @@ def wanted(node: Node) -> Wanted:
         services=tuple(with_extra(service, node.config) for service in components),
         features=tuple(_feature_with_extra(feature, node) for feature in features),
         objects=(*OBJECTS, machine_object(_machine(node))) if control_plane else (),
+        watch=_watch(node) if control_plane else None,
     )
 
 
 def _control_plane(node: Node) -> tuple[Service, ...]:
     datastore, endpoint = _datastore(node)
     return (
-        datastore,
+        *((datastore,) if datastore else ()),
         apiserver.service(node, endpoint),
         containerd.service(node),
         kubelet.service(node),
@@ -109,7 +124,7 @@ def _worker(node: Node) -> tuple[Service, ...]:
 class Memory:
     """What the agent's process remembers between passes; nothing is lost with it but a little time.
 
-    membership: where the record of a node that has joined is
+    membership: where the record of a node that has joined is; that of the settings it follows is beside it
     """
 
     ledger: Ledger
@@ -154,8 +169,14 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     yield Hostname(node.name)
     yield from _leftovers(node, wanted)
     yield Certificates(certificates, memory.ledger, _issue(node, certificates))
+    if wanted.watch is not None:
+        tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
+        yield Files("files:datastore", tried.files)
+        yield Claim(wanted.watch)
     for service in (*wanted.all_services, timesync.service(node)):
-        yield from _service(service)
+        # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
+        guarded = wanted.watch is not None and service.unit == "kube-apiserver"
+        yield from _service(service, ("datastore",) if guarded else ())
         if GATES.get(service.unit) == "apiserver":
             yield Gate("apiserver-listens", unit=service.unit)
         if service.unit == "kubelet":
@@ -169,11 +190,15 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         for feature in wanted.features:
             if feature.objects:
                 yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+        yield from _datastore_credentials(node, wanted, memory)
     if node.control_planes:
         if node.config.role.has_control_plane and node.config.datastore.type is DatastoreType.ETCD:
             yield Learners()
         source = admitted if node.config.role.has_control_plane else registered
         yield ControlPlanes(node.control_planes, memory.membership, source)
+    yield FollowSettings(node, memory.membership.with_name(FILE))
+    if node.followed is not None:
+        yield TellVersion(node.name, node.followed.version, memory.applied)
     if node.config.features.network.enabled:
         founder = node.config.role.has_control_plane and not node.control_planes
         yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
@@ -181,6 +206,18 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     for unit in UNITS:
         if unit not in running:
             yield Stopped(unit)
+
+
+def _datastore_credentials(node: Node, wanted: Wanted, memory: Memory) -> Iterator[Step]:
+    """From the control plane that started the cluster the others know how to reach a datastore of somebody else."""
+    if wanted.watch is None:
+        return
+    if node.config.joins:
+        yield DatastoreCredentials(memory.membership)
+        return
+    told = (credentials.secret(wanted.watch.external),)
+    # What does not open this node's own gate would shut those of the others.
+    yield Objects("objects:datastore", told, memory.applied, needs=("datastore", "apiserver"))
 
 
 def _node_object(node: Node) -> Iterator[Step]:
@@ -223,10 +260,11 @@ def _leftovers(node: Node, wanted: Wanted) -> Iterator[Step]:
         yield Absent("old-cni", CNI_CONFIG.parent, CNI_CONFIG.name, frozenset[Path]())
 
 
-def _service(service: Service) -> Iterator[Step]:
+def _service(service: Service, first: tuple[str, ...]) -> Iterator[Step]:
+    """From a service to its steps; first: what has to be before its inputs are written."""
     inputs = ["certificates"]
     if service.revision:
-        yield Files(f"files:{service.unit}", (*service.files, service.environment_file))
+        yield Files(f"files:{service.unit}", (*service.files, service.environment_file), needs=first)
         inputs.append(f"files:{service.unit}")
     yield Running(service, needs=(*inputs, *service.needs))
     if gate := GATES.get(service.unit):
@@ -237,12 +275,24 @@ def _first_pod_network(node: Node) -> str | None:
     return network.first_pod_network(node) if node.config.features.network.enabled else None
 
 
-def _datastore(node: Node) -> tuple[Service, Endpoint]:
+def _datastore(node: Node) -> tuple[Service | None, Endpoint]:
     match node.config.datastore.type:
         case DatastoreType.DQLITE:
             return dqlite.service(node), dqlite.ENDPOINT
         case DatastoreType.ETCD:
             return etcd.service(node), etcd.ENDPOINT
+        case DatastoreType.EXTERNAL:
+            return None, external.endpoint(node.config.datastore.external)
+
+
+def _watch(node: Node) -> Watch | None:
+    datastore = node.config.datastore
+    if datastore.type is not DatastoreType.EXTERNAL:
+        return None
+    # It brings HTTP and more, which a node with a datastore of its own need not wait for.
+    from firstboot.datastores.watch import Watch
+
+    return Watch(datastore.external, node.config.cluster.name, founds=not node.config.joins)
 
 
 def _feature_with_extra(feature: Feature, node: Node) -> Feature:
@@ -271,4 +321,5 @@ OBJECTS: tuple[Object, ...] = (
     # Agents of workers look whether their own node is Ready and where the control planes are.
     cluster_role("basalt:nodes", [allow("core", "nodes", "get list")]),
     bind_group("basalt:nodes", NODES),
+    *versions.ACCESS,
 )

@@ -33,6 +33,12 @@ class Pass:
         return not (self.findings or self.blocked or self.failures)
 
     @property
+    def applied(self) -> frozenset[str]:
+        """Names of the steps that have done something."""
+        failed = {failure.path for failure in self.failures}
+        return frozenset(step.name for step, finding in self.findings if not finding.waits) - failed
+
+    @property
     def waits(self) -> tuple[Step, ...]:
         """The steps that have to open by themselves before anything can be done; empty where something was done."""
         if self.failures or not all(finding.waits for _, finding in self.findings):

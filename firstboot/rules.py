@@ -5,20 +5,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from typing import Any
 
 from firstboot.cluster.tokens import BadToken, Token
 from firstboot.codes import Code
-from firstboot.config import DNS_ADDRESS_INDEX, Cluster, Role
+from firstboot.config import DNS_ADDRESS_INDEX, Cluster, DatastoreType, Role
+from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS
 from firstboot.failure import BasaltError, Failure
 from firstboot.owned import reason
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, Place, show_path
 from firstboot.values import (
     UNUSABLE,
-    certificate_problem,
+    endpoint_url,
     is_host_name,
     is_restricted,
     network_problem,
@@ -58,6 +59,8 @@ NODE_PORTS = range(30000, 32768)
 TOKEN: Path = ("basalt", "cluster", "token")
 BOOTSTRAP: Path = ("basalt", "cluster", "bootstrap")
 ENDPOINTS: Path = ("basalt", "cluster", "endpoints")
+DATASTORE_TYPE: Path = ("basalt", "datastore", "type")
+EXTERNAL: Path = ("basalt", "datastore", "external")
 
 
 class Rules:
@@ -65,10 +68,11 @@ class Rules:
 
     data:   value of the key ``basalt``
     failed: paths, as users see them, at which something is already wrong: rules that need them keep silent
+    now:    when certificates have to be valid
     """
 
-    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str]) -> None:
-        self.data, self.places = data, places
+    def __init__(self, data: Any, places: Mapping[Path, Place], failed: set[str], now: datetime) -> None:
+        self.data, self.places, self.now = data, places, now
         self.failed = set(failed)
         self.failures: list[Failure] = []
 
@@ -85,7 +89,9 @@ class Rules:
         self.arguments()
         self.urls()
         self.client_ca()
+        self.cluster_ca()
         self.recipient()
+        self.external()
         return self.failures
 
     def value(self, path: Path) -> Any:
@@ -273,14 +279,18 @@ class Rules:
         elif bootstrap and token is None and not self._bad_above(TOKEN):
             remedy = "Write the token that the other machines have too, or remove `bootstrap`."
             self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
-        joins = token is not None and (worker or not bootstrap)
         known = self.value(ENDPOINTS) or self.value(("basalt", "cluster", "api-address"))
-        if joins and not known and not self._bad_above(ENDPOINTS):
+        if token is not None and self._joins() and not known and not self._bad_above(ENDPOINTS):
             remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
             found = "the machine joins a cluster and does not know where"
             if not worker:
                 remedy += " On the one machine that starts the cluster write `bootstrap: true`."
             self.fail(Code.MISSING_KEY, ENDPOINTS, found, remedy)
+
+    def _joins(self) -> bool:
+        """Whether the machine becomes part of a cluster that another one starts."""
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        return worker or (self.value(TOKEN) is not None and not self.value(BOOTSTRAP))
 
     def _token(self, text: str | None) -> None:
         try:
@@ -378,9 +388,27 @@ class Rules:
         """The client CA is made of certificates that can vouch for clients today."""
         path: Path = ("basalt", "access", "client-ca")
         text = self.value(path)
-        problem = None if text is None else certificate_problem(text, datetime.now(UTC))
-        if problem:
+        if text is None:
+            return
+        from firstboot.pki.pasted import authority_problem
+
+        if problem := authority_problem(text, self.now, "the clients'"):
             self.fail(Code.BAD_CERTIFICATE, path, *problem)
+
+    def cluster_ca(self) -> None:
+        """Only the machine that starts a cluster brings its CA, whose key fits and whom all clients can believe."""
+        path: Path = ("basalt", "certificates", "ca")
+        certificate, key = (self.value((*path, name)) for name in ("certificate", "key"))
+        if self.value(path) is not None and self._joins():
+            found = "a machine that joins is given the cluster's CA"
+            self.fail(Code.BAD_VALUE, path, found, "Write it on the one machine that starts the cluster.")
+        elif certificate is not None:
+            from firstboot.pki import given, pasted
+
+            if problem := given.certificate_problem(certificate, self.now):
+                self.fail(Code.BAD_CERTIFICATE, (*path, "certificate"), *problem)
+            if key is not None and (problem := pasted.key_problem(key, certificate)):
+                self.fail(Code.BAD_KEY, (*path, "key"), *problem)
 
     def recipient(self) -> None:
         """Backups are sealed for a key that somebody can have the private half of."""
@@ -394,3 +422,69 @@ class Rules:
             Recipient.of(text)
         except BasaltError as error:
             self.fail(Code.BAD_VALUE, path, str(error), error.hint)
+
+    def external(self) -> None:
+        """A datastore that somebody else runs is described whole, where there is one and nowhere else."""
+        given = self.value(EXTERNAL)
+        theirs = self.value(DATASTORE_TYPE) == DatastoreType.EXTERNAL
+        worker = self.value(("basalt", "role")) == Role.WORKER
+        if given is None:
+            if theirs and not self._joins() and not self._bad_above(EXTERNAL):
+                remedy = "Write its `endpoints`, `ca`, `client-certificate` and `client-key` below it."
+                self.fail(Code.MISSING_KEY, EXTERNAL, "no `external`, which `type` says", remedy)
+        elif worker:
+            found, remedy = (
+                "a worker has no datastore",
+                "Remove it: a worker need not have the key to all data.",
+            )
+            self.fail(Code.BAD_VALUE, EXTERNAL, found, remedy)
+        elif not theirs and not self._bad_above(DATASTORE_TYPE):
+            remedy = "Write `type: external`, or remove `external`."
+            self.fail(Code.BAD_VALUE, EXTERNAL, "`type` is not `external`", remedy)
+        if theirs and self.value(("basalt", "datastore", "backup")) is not None:
+            path: Path = ("basalt", "datastore", "backup")
+            self.fail(Code.NOT_POSSIBLE, path, NOT_OURS, f"Remove the key. {ASK_ITS_OWNER}")
+        self._endpoints()
+        self._credentials()
+
+    def _endpoints(self) -> None:
+        seen: dict[str, int] = {}
+        inside = [self.network(each) for each in (POD_CIDR, SERVICE_CIDR) if not self._bad_above(each)]
+        for path, text in self.entries((*EXTERNAL, "endpoints")):
+            url = endpoint_url(text)
+            address = None if url is None else parse_ip(str(url.hostname))
+            if url is None:
+                remedy = (
+                    "Write `https://`, a host and a port and nothing more, e.g. `https://192.0.2.5:2379`."
+                )
+                if text.lower().startswith("http://"):
+                    remedy = "Have etcd serve https with client certificates, and write `https://`."
+                self.fail(Code.BAD_URL, path, f"`{show(text)}`", remedy)
+            elif address is not None and (
+                address.is_loopback or address.is_unspecified or address.is_multicast
+            ):
+                found = f"{address} is another machine for each control plane, or none"
+                self.fail(Code.BAD_ADDRESS, path, found, "Write an address that all control planes reach.")
+            elif address is not None and any(address in network for network in inside if network):
+                remedy = "Choose other networks for the cluster: packets to this address would stay in it."
+                self.fail(Code.INSIDE_NETWORK, path, f"{address} lies in the pod or service network", remedy)
+            elif (place := f"{url.hostname}:{url.port}") in seen:
+                found = f"`{show(text)}` is item {seen[place]} once more"
+                self.fail(Code.BAD_VALUE, path, found, "Write each endpoint once.")
+            else:
+                seen[place] = int(path[-1])
+
+    def _credentials(self) -> None:
+        """The authority can vouch for servers, and the key belongs to a certificate that is a client's today."""
+        ca, certificate, key = ((*EXTERNAL, name) for name in ("ca", "client-certificate", "client-key"))
+        vouches, shown, private = (self.value(path) for path in (ca, certificate, key))
+        if (vouches, shown, private) == (None, None, None):
+            return
+        from firstboot.pki import pasted
+
+        if vouches and (problem := pasted.authority_problem(vouches, self.now, "those of etcd's members")):
+            self.fail(Code.BAD_CERTIFICATE, ca, *problem)
+        if shown and (problem := pasted.client_problem(shown, self.now)):
+            self.fail(Code.BAD_CERTIFICATE, certificate, *problem)
+        if shown and private and (problem := pasted.key_problem(private, shown)):
+            self.fail(Code.BAD_KEY, key, *problem)

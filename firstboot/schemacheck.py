@@ -87,12 +87,12 @@ class Check:
     def _text(self, schema: Schema, data: str, path: Path) -> Iterator[Failure]:
         pattern, longest = schema.get("pattern"), schema.get("maxLength")
         many_lines = pattern is not None and not pattern.startswith("^")
-        if "PRIVATE KEY-----" in data:
+        if "PRIVATE KEY-----" in data and not schema.get("x-secret"):
             yield self.failure(
                 Code.PRIVATE_KEY,
                 path,
                 "a private key",
-                "Remove it and make a new one: user-data is no place for keys. Certificates belong here.",
+                "Remove it and make a new one: who has seen it may use it. Certificates belong here.",
             )
         elif not many_lines and CONTROL.search(data):
             yield self.failure(

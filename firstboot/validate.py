@@ -7,6 +7,7 @@ The same check runs on a node, in the image's tests and on a workstation.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,9 @@ def check_yaml(text: str, origin: str) -> dict[str, Any]:
     return checked
 
 
-def check_data(data: Any) -> dict[str, Any]:
+def check_data(data: Any, now: datetime | None = None) -> dict[str, Any]:
     """Return the value of ``basalt``, given as data, if it is right. Raises DocumentError."""
-    failures = check_document(data)
+    failures = check_document(data, now=now)
     if failures:
         raise DocumentError(failures)
     checked: dict[str, Any] = data
@@ -84,16 +85,21 @@ def check_text(text: str, origin: str) -> Config:
 
 
 def check_document(
-    data: Any, places: Mapping[Path, Place] | None = None, known: Iterable[Failure] = ()
+    data: Any,
+    places: Mapping[Path, Place] | None = None,
+    known: Iterable[Failure] = (),
+    now: datetime | None = None,
 ) -> list[Failure]:
     """Return what is wrong with the value of ``basalt``, at most one failure per place.
 
     places: where values stand in the text, for line numbers
     known:  failures found before; their places are not looked at again
+    now:    when its certificates have to be valid; None means today
     """
     where, before = places or {}, {failure.path for failure in known}
     found = Check(schema.load(SCHEMA), where).failures(data, (document.KEY,))
-    rules = Rules(data, where, before | {failure.path for failure in found}).check()
+    failed = before | {failure.path for failure in found}
+    rules = Rules(data, where, failed, now or datetime.now(UTC)).check()
     return [failure for failure in merge(found, rules) if failure.path not in before]
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
@@ -60,37 +59,6 @@ def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, 
     return None
 
 
-def certificate_problem(text: str, now: datetime) -> tuple[str, str] | None:
-    """Return finding and remedy for certificates that cannot vouch for anybody, None when all can."""
-    # Half a second on an emulated node, and most documents have no certificate.
-    from cryptography import x509
-
-    try:
-        certificates = x509.load_pem_x509_certificates(text.encode())
-    except ValueError:
-        return (
-            "not a certificate in PEM form",
-            "Paste the whole file, its BEGIN and END lines included, below `client-ca: |`.",
-        )
-    for number, certificate in enumerate(certificates, start=1):
-        name = show(certificate.subject.rfc4514_string())
-        try:
-            is_ca = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-        except (x509.ExtensionNotFound, ValueError):
-            is_ca = False
-        if not is_ca:
-            return (
-                f"certificate {number} ({name}) is no CA's",
-                "Give the certificate that signed the clients', not a client's own.",
-            )
-        if certificate.not_valid_after_utc < now:
-            return (
-                f"certificate {number} ({name}) expired on {certificate.not_valid_after_utc:%Y-%m-%d}",
-                "Give one that is valid; check the node's clock if it should be.",
-            )
-    return None
-
-
 def is_restricted(label: str) -> bool:
     """Whether the API server would refuse the label from a node, or the kubelet would overwrite it."""
     domain, slash, _ = label.rpartition("/")
@@ -125,6 +93,16 @@ def split_port(text: str, default: int = 53) -> tuple[str, int]:
 def bracketed(host: str) -> str:
     """Return a host as it stands in a URL or before a port."""
     return f"[{host}]" if ":" in host else host
+
+
+def endpoint_url(text: str) -> SplitResult | None:
+    """Return the parts of ``https://host:port``, None for any other text."""
+    url = split_url(text)
+    if url is None or url.scheme != "https" or url.port is None or url.username is not None:
+        return None
+    host = str(url.hostname)
+    named = parse_ip(host) is not None or is_host_name(host)
+    return url if named and not (url.path or url.query or url.fragment) else None
 
 
 def split_url(text: str) -> SplitResult | None:

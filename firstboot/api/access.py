@@ -90,6 +90,15 @@ def info(request: web.Request, name: str) -> Any:
     return None if request.transport is None else request.transport.get_extra_info(name)
 
 
+def caller(request: web.Request) -> str:
+    """Return who asks, as people know him: the common name in his certificate, or root on the node."""
+    tls = info(request, "ssl_object")
+    if tls is None:
+        return "root"
+    subject = dict(part for each in (tls.getpeercert() or {}).get("subject", ()) for part in each)
+    return str(subject.get("commonName") or "a certificate without a name")
+
+
 def _has_certificate(request: web.Request) -> bool:
     """Whether TLS demanded and got a certificate; its signature was judged in the handshake."""
     tls = info(request, "ssl_object")

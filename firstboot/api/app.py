@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from firstboot import run, schema
-from firstboot.api import access, datastore, errors, logs
+from firstboot.api import access, datastore, errors, logs, settings
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.leaving import Leaving
@@ -43,6 +43,7 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
     app.router.add_post("/v1/validate", api.validate)
     app.router.add_post("/v1/join-tokens", api.join_token)
     datastore.add_routes(app, node)
+    settings.add_routes(app, node)
     leaving = Leaving(node)
     app.router.add_post("/v1/remove-node", leaving.remove_node)
     app.router.add_post("/v1/reset", leaving.reset)
@@ -63,6 +64,7 @@ class Api:
             "/v1/status": self.status,
             "/v1/plan": self.plan,
             "/v1/kubeconfig": self.kubeconfig,
+            "/v1/certificates": self.certificates,
             "/v1/logs": self.logs,
             "/v1/version": self.version,
             "/openapi.json": self.description,
@@ -83,6 +85,10 @@ class Api:
         if server is not None:
             _check_url(server)
         return web.Response(text=await self._node.kubeconfig(server), content_type="application/yaml")
+
+    async def certificates(self, _request: web.Request) -> web.Response:
+        """Return whose certificates the node has, and until when."""
+        return as_json({"certificates": [each.to_dict() for each in await self._node.certificates()]})
 
     async def version(self, _request: web.Request) -> web.Response:
         """Return which versions run here."""

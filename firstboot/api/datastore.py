@@ -100,12 +100,12 @@ class Handlers:
 
     async def backups(self, _request: web.Request) -> web.Response:
         """Return which backups the node keeps by itself."""
-        found = await asyncio.to_thread(kept.listed, self._node.datastore.places.kept)
+        found = await asyncio.to_thread(kept.listed, self._node.datastore.kept())
         return as_json({"backups": [each.to_dict() for each in found]})
 
     async def fetch(self, request: web.Request) -> web.FileResponse:
         """Return one of those that are listed: a name is never made into a path that is not."""
-        folder, name = self._node.datastore.places.kept, request.match_info["name"]
+        folder, name = self._node.datastore.kept(), request.match_info["name"]
         if name not in {each.name for each in await asyncio.to_thread(kept.listed, folder)}:
             found, remedy = "the node keeps no backup of that name", "See `basalt datastore backups`."
             raise ApiError(ApiCode.NOT_FOUND, found, remedy, "name")

@@ -14,6 +14,8 @@ from firstboot.report.status import Status
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.steward import Steward
+    from firstboot.pki.validity import Validity
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class Node(Protocol):
         """
         ...
 
+    async def certificates(self) -> Sequence[Validity]:
+        """Return all certificates of the node; raises NotYet before there is a valid document."""
+        ...
+
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
         """Return a new one-time token for a machine of the role, or of any; lifetime in seconds.
 
@@ -86,6 +92,11 @@ class Node(Protocol):
     @property
     def datastore(self) -> Custodian:
         """Who looks after the control plane's datastore; on a worker each of his answers is NotYet."""
+        ...
+
+    @property
+    def settings(self) -> Steward:
+        """Who answers about the cluster's settings; on a worker a change is NotYet."""
         ...
 
     async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:

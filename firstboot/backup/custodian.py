@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from firstboot import files
 from firstboot.backup import recovering
@@ -25,6 +24,7 @@ from firstboot.backup.making import Source, Taken, taken
 from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, scratch, settle
 from firstboot.backup.recovering import Survey
 from firstboot.codes import Code
+from firstboot.datastores.external import not_ours
 from firstboot.datastores.store import DatastoreStatus, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.report.status import now
@@ -37,8 +37,6 @@ LONGEST = 6 * 3600.0
 """Seconds in which a backup has to be sent or received: a forgotten terminal must not keep others out for ever."""
 PATIENCE = 15.0
 """Seconds in which a datastore without a leader may still find one."""
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -70,9 +68,10 @@ class Custodian:
     @asynccontextmanager
     async def backup(self, sealer: Sealer) -> AsyncIterator[Taken]:
         """Take a backup, which is made as its pieces are asked for. Raises BasaltError."""
+        source = self._own()
         if self._taking.locked():
             raise _busy("a backup is being taken")
-        async with self._taking, taken(self.source(), sealer, self.places.taking) as made:
+        async with self._taking, taken(source, sealer, self.places.taking) as made:
             yield made
 
     async def restore(self, opener: Opener, pieces: AsyncIterator[bytes]) -> Header:
@@ -114,10 +113,10 @@ class Custodian:
         return await asyncio.shield(work)
 
     def _begin(self) -> Source:
-        """Return what the node is, and keep out other restores until `_end`."""
+        """Return what the node is, and keep out other restores until `_end`. Raises Refused."""
         if self._restoring or self.places.decided.exists():
             raise _busy("a backup is being restored, or the datastore recovered")
-        source = self.source()
+        source = self._own()
         self._restoring = True
         return source
 
@@ -223,6 +222,18 @@ class Custodian:
                 f"{source.store.folder} is a file system of its own and cannot be exchanged",
                 "Restore on a node whose state is on one file system.",
             )
+
+    def kept(self) -> Path:
+        """Return where the backups are that the node has taken by itself. Raises Refused."""
+        self._own()
+        return self.places.kept
+
+    def _own(self) -> Source:
+        """Return what the node is, if its datastore's data is its own to copy and to replace. Raises Refused."""
+        source = self.source()
+        if not source.node.config.datastore.type.is_ours:
+            raise not_ours()
+        return source
 
     @property
     def _store(self) -> Store:

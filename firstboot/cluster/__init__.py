@@ -2,7 +2,11 @@
 """How machines become one cluster.
 
 tokens      what lets a machine in, and the proof that both sides know it
-settings    what all nodes have in common; a node that joins takes it from the cluster
+settings    what all nodes have in common, and what a document has to do with it
+changes     which of it can be changed, and whether what comes out is right
+versions    the object in the cluster that has it, with the versions before
+followed    a node's own record of the version it follows
+steward     what administrators ask about it
 records     what control planes remember: tokens given out, machines let in
 membership  a joined node's own record of it
 messages    what the two sides say to each other

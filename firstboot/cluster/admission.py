@@ -16,8 +16,9 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 from firstboot import files
-from firstboot.cluster import records, settings
+from firstboot.cluster import credentials, records, settings
 from firstboot.cluster.messages import (
+    AUTHORITY,
     Hello,
     Introduction,
     Malformed,
@@ -133,11 +134,11 @@ class Admission:
         if not await records.claim(self.client, machine):
             raise self._refuse(who, _name_taken(machine.name))
         welcome = Welcome(
-            certificates={} if partner else await asyncio.to_thread(self._sign, machine, request.requests),
+            certificates={} if partner else await asyncio.to_thread(self._given, machine, request.requests),
             settings=settings.of(self.node().config),
             control_planes=await self._control_planes(),
             peers=await self.datastore.admit(machine) if partner else [],
-            secrets=await asyncio.to_thread(handover.give, self.certificates()) if partner else {},
+            secrets=await asyncio.to_thread(self._secrets) if partner else {},
         )
         log.info("%s joins as %s", who, machine.role)
         return welcome
@@ -170,7 +171,10 @@ class Admission:
 
     def _succeeded(self, theirs: str) -> datetime | None:
         """Return since when the datastore's authority has had the place of another one, None where it has not."""
-        datastore = self.certificates().authority(f"{self.node().config.datastore.type}/ca")
+        kind = self.node().config.datastore.type
+        if not kind.is_ours:
+            return None
+        datastore = self.certificates().authority(f"{kind}/ca")
         ours = files.read_or_none(datastore.certificate)
         try:
             return None if ours is None else ca.succeeded(theirs.encode(), ours)
@@ -263,11 +267,19 @@ class Admission:
             )
         return None
 
+    def _secrets(self) -> dict[str, str]:
+        return {**handover.give(self.certificates()), **credentials.give(self.node().config)}
+
     def _sign(self, machine: Machine, signing: dict[str, str]) -> dict[str, str]:
         config = replace(self.node().config, role=Role(machine.role))
         described = catalogue(config, machine.name, [machine.ip], self.authority.certificate.parent.parent)
         wanted = [spec for spec in described.certificates if spec.name in signing]
         return requests.sign(wanted, signing)
+
+    def _given(self, machine: Machine, signing: dict[str, str]) -> dict[str, str]:
+        """Return what a worker begins with: its certificates and the cluster's CA with all above it."""
+        authority = (files.read_or_none(self.authority.certificate) or b"").decode()
+        return {AUTHORITY: authority, **self._sign(machine, signing)}
 
     async def _control_planes(self) -> list[str]:
         """Return the addresses of all control planes, this one first."""

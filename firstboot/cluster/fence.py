@@ -75,9 +75,13 @@ class Fence:
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def verdict(self, node: Node, certificates: Catalogue) -> LeftBehind | None:
-        """Return whether the machine is out, as far as is known; ask those who are due. Call it again and again."""
+        """Return whether the machine is out, as far as is known; ask those who are due. Call it again and again.
+
+        Where somebody else runs the datastore nobody is: there is no member here that could be part of a majority.
+        """
         others = [host for host in node.control_planes if host != node.ip]
-        if not (others and node.config.role.has_control_plane):
+        config = node.config
+        if not (others and config.role.has_control_plane and config.datastore.type.is_ours):
             return None
         if (known := LeftBehind.load(self.record)) is not None:
             return known

@@ -18,8 +18,10 @@ from typing import Any
 
 from firstboot import files
 from firstboot.client import Client, Endpoint, Unreachable, split_url
+from firstboot.cluster import credentials
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
+    AUTHORITY,
     CERTIFICATES,
     FENCE,
     HELLO,
@@ -40,7 +42,7 @@ from firstboot.codes import Code
 from firstboot.config import Config, Datastore
 from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.files import File
-from firstboot.pki import handover, keys, requests
+from firstboot.pki import handover, keys, requests, trusted
 from firstboot.pki.catalogue import CONTROL_PLANE_API, Catalogue
 from firstboot.pki.leaf import CertificateSpec
 from firstboot.services.model import Node
@@ -83,10 +85,14 @@ def join(node: Node, describe: Describe, kubernetes: str) -> Membership:
         # It signs for itself from now on.
         _take_authorities(node, describe, welcome)
     else:
-        files.write_all(
-            [File(agent.ca.certificate, authority.encode()), *requests.accept(signed, welcome.certificates)]
-        )
-    return Membership(welcome.settings, tuple(welcome.control_planes), tuple(welcome.peers))
+        above = _with_those_above(authority, welcome.certificates.get(AUTHORITY))
+        files.write_all([File(agent.ca.certificate, above), *requests.accept(signed, welcome.certificates)])
+    return Membership(
+        welcome.settings,
+        tuple(welcome.control_planes),
+        tuple(welcome.peers),
+        credentials.take(welcome.settings, welcome.secrets) if node.config.role.has_control_plane else None,
+    )
 
 
 def _take_authorities(node: Node, describe: Describe, welcome: Welcome) -> None:
@@ -98,11 +104,23 @@ def _take_authorities(node: Node, describe: Describe, welcome: Welcome) -> None:
     files.write_all(handover.take(described, welcome.secrets))
 
 
+def _with_those_above(proven: str, told: object) -> bytes:
+    """Return the cluster's CA and what is above it; the proof was about the CA itself. Raises BasaltError."""
+    if not isinstance(told, str):
+        return proven.encode()
+    if _der(told) != _der(proven):
+        raise BasaltError(
+            "the control plane has proved one CA and given another",
+            "It is tried again by itself; is something between the nodes?",
+        )
+    return told.encode()
+
+
 def renew(
     specs: Sequence[CertificateSpec], agent: CertificateSpec, control_planes: Iterable[str]
 ) -> list[File]:
     """Return certificates signed anew by any control plane, asked with the agent's own. Raises BasaltError."""
-    authority = (files.read_or_none(agent.ca.certificate) or b"").decode()
+    authority = _believed(agent)
     # The agent's key goes along every time: it is what the cluster knows the machine by.
     asked = dict.fromkeys((agent, *specs))
     renewal = Renewal(requests.prepare(asked))
@@ -124,15 +142,19 @@ def renew(
 def standing(node: Node, described: Catalogue, host: str) -> str:
     """Return since when the cluster goes on without this control plane, by what another one says; empty: it does not.
 
+    node: one whose datastore is the cluster's own
     host: address of the other one. Raises BasaltError where it does not answer.
     """
     agent = described.certificate("agent")
-    authority = (files.read_or_none(agent.ca.certificate) or b"").decode()
     datastore = described.authority(f"{node.config.datastore.type}/ca")
-    trusted = (files.read_or_none(datastore.certificate) or b"").decode()
     endpoint = Endpoint(_url(host), agent.certificate, agent.key)
-    asked = Standing(node.name, trusted)
-    return Verdict.from_dict(_ask(_pinned(endpoint, authority), FENCE, asked)).since
+    asked = Standing(node.name, (files.read_or_none(datastore.certificate) or b"").decode())
+    return Verdict.from_dict(_ask(_pinned(endpoint, _believed(agent)), FENCE, asked)).since
+
+
+def _believed(agent: CertificateSpec) -> str:
+    """Return the CA of whom the machine believes to be a control plane: the one that signs, and none above it."""
+    return (trusted.first(files.read_or_none(agent.ca.certificate) or b"") or b"").decode()
 
 
 def _token(node: Node) -> Token:

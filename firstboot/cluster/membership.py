@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from firstboot.cluster.settings import SECTIONS
@@ -14,15 +14,17 @@ from firstboot.record import Record
 class Membership(Record):
     """What a node has been told.
 
-    settings:       as in firstboot.cluster.settings
+    settings:       what the cluster had when the node joined; what it has followed since is in followed
     control_planes: addresses of all control planes, in order
     peers:          members of the datastore when this control plane joined it, in the form that the datastore wants;
                     empty on the control plane that started the cluster, and on workers
+    external:       `datastore.external` as another control plane has told it, for one whose document has none
     """
 
     settings: dict[str, Any]
     control_planes: tuple[str, ...]
     peers: tuple[str, ...] = ()
+    external: dict[str, Any] | None = field(default=None, repr=False)
 
     REMEDY = "Restore it from a backup, or reset the node and join again."
 
@@ -30,4 +32,10 @@ class Membership(Record):
     def read(cls, data: Any) -> Self:
         """Return the record of JSON data."""
         settings = {section: dict(data["settings"][section]) for section in SECTIONS}
-        return cls(settings, tuple(data["control_planes"]), tuple(data["peers"]))
+        external = data.get("external")
+        return cls(
+            settings,
+            tuple(data["control_planes"]),
+            tuple(data["peers"]),
+            None if external is None else dict(external),
+        )

@@ -16,6 +16,8 @@ from typing import Any, Self
 from firstboot.failure import BasaltError
 
 PORT = 6401
+AUTHORITY = "ca"
+"""Among the certificates of a welcome: the cluster's CA and those above it up to the root."""
 HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
 FENCE = "/v1/fence"
 
@@ -96,7 +98,7 @@ class Request(Message):
 class Welcome(Message):
     """The machine is in.
 
-    certificates:   name -> PEM
+    certificates:   name -> PEM; for a worker
     settings:       as in firstboot.cluster.settings
     control_planes: addresses
     peers:          for a control plane: members of the datastore, as in Membership

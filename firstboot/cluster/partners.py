@@ -105,6 +105,14 @@ class EtcdPartners(Partners):
         return [f"{each.get('name') or machine.name}={url}" for each in members for url in each["peerURLs"]]
 
 
+class ExternalPartners(Partners):
+    """Who runs the datastore lets in the cluster, not its machines: there is nothing to open and no member to add."""
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Return no members."""
+        return []
+
+
 def partners(datastore: DatastoreType) -> type[Partners]:
     """Return how a datastore takes in another control plane."""
     match datastore:
@@ -112,3 +120,5 @@ def partners(datastore: DatastoreType) -> type[Partners]:
             return DqlitePartners
         case DatastoreType.ETCD:
             return EtcdPartners
+        case DatastoreType.EXTERNAL:
+            return ExternalPartners

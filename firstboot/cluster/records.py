@@ -77,12 +77,12 @@ async def use_token(client: Client, record: TokenRecord, machine: Machine) -> bo
         record.token, record.role, record.expires, machine.fingerprint, machine.name, record.version
     )
     path = f"{NAMESPACE}/secrets/{_token_name(record.token.id)}"
-    return await _sent(client, "PUT", path, _secret(used))
+    return await sent(client, "PUT", path, _secret(used))
 
 
 async def claim(client: Client, machine: Machine) -> bool:
     """Enter a machine under its name; False when the name belongs to another one. Raises KubeError."""
-    if await _sent(client, "POST", f"{NAMESPACE}/configmaps", machine_object(machine)):
+    if await sent(client, "POST", f"{NAMESPACE}/configmaps", machine_object(machine)):
         return True
     found = await find_machine(client, machine.name)
     return found is not None and found.fingerprint == machine.fingerprint
@@ -130,7 +130,8 @@ def machine_object(machine: Machine) -> Object:
     }
 
 
-async def _sent(client: Client, method: str, path: str, obj: Object) -> bool:
+async def sent(client: Client, method: str, path: str, obj: Object) -> bool:
+    """Send an object; False when there is one already, or another version of it. Raises KubeError."""
     try:
         await client.send(method, path, obj)
     except KubeError as error:

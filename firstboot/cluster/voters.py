@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from firstboot.cluster.quorum import Member
 from firstboot.config import DatastoreType
-from firstboot.datastores import dqlite, etcd
+from firstboot.datastores import NOT_OURS, dqlite, etcd
+from firstboot.failure import BasaltError
 from firstboot.kube import SECONDS, Client, Trust
 from firstboot.values import split_port
 
@@ -64,6 +65,19 @@ class EtcdVoters:
         )
 
 
+@dataclass(frozen=True)
+class NoVoters:
+    """None of the cluster's machines has a vote in an etcd that somebody else runs, so each of them may leave."""
+
+    async def members(self) -> tuple[Member, ...]:
+        """Return none."""
+        return ()
+
+    async def remove(self, member: Member) -> None:
+        """Refuse: a member of that etcd is not the cluster's to take out."""
+        raise BasaltError(f"{NOT_OURS}: {member.id} stays")
+
+
 def voters(datastore: DatastoreType, client: Client) -> Voters:
     """Return the members of a datastore."""
     match datastore:
@@ -71,6 +85,8 @@ def voters(datastore: DatastoreType, client: Client) -> Voters:
             return DqliteVoters()
         case DatastoreType.ETCD:
             return EtcdVoters(client)
+        case DatastoreType.EXTERNAL:
+            return NoVoters()
 
 
 def _dqlite_member(found: dict[str, Any]) -> Member:

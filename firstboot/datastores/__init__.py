@@ -6,9 +6,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from firstboot.files import File
+
+NOT_OURS = "the datastore is an etcd that somebody else runs, who also backs it up"
+ASK_ITS_OWNER = (
+    "Ask who runs it: `etcdctl snapshot save` takes a backup, `etcdctl defrag` gives back disk space."
+)
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How the API server reaches a datastore: flags of kube-apiserver without dashes -> values."""
+    """How the API server reaches a datastore: flags of kube-apiserver without dashes -> values.
+
+    files: that the flags name and nobody else writes
+    """
 
     arguments: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[File, ...] = field(default=(), repr=False)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from firstboot.config import DatastoreType
+from firstboot.config import Datastore, DatastoreType
 from firstboot.kube import Client
 from firstboot.services.model import Node
 
@@ -20,8 +20,9 @@ class Member:
 
     name:    of its node; empty where the datastore does not know it
     address: by which other members reach it
-    role:    voter, stand-by, spare or learner
+    role:    voter, stand-by, spare, learner, or unknown of one that does not answer
     healthy: None where this node cannot know
+    version: of the program where that need not be the image's, else empty
     """
 
     name: str
@@ -29,6 +30,7 @@ class Member:
     role: str
     leader: bool
     healthy: bool | None
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Salvaged:
 
 
 class Store(ABC):
-    """The node's member. Every method raises BasaltError.
+    """The node's member, or its way to the members of somebody else. Every method raises BasaltError.
 
     unit:   its service
     folder: where its data is
@@ -109,13 +111,16 @@ class Store(ABC):
         """Give back what deleted data takes on the disk. Raises Refused where the datastore does not need it."""
 
 
-def store(datastore: DatastoreType, client: Client) -> Store:
-    """Return this node's member of a datastore of that type."""
+def store(datastore: Datastore, client: Client) -> Store:
+    """Return this node's member of a datastore."""
     from firstboot.datastores.dqlite import Dqlite
     from firstboot.datastores.etcd import Etcd
+    from firstboot.datastores.external import ExternalEtcd
 
-    match datastore:
+    match datastore.type:
         case DatastoreType.DQLITE:
             return Dqlite()
         case DatastoreType.ETCD:
             return Etcd(client)
+        case DatastoreType.EXTERNAL:
+            return ExternalEtcd(datastore.external)

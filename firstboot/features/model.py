@@ -48,6 +48,19 @@ def bind_group(role: str, group: str) -> Object:
     return _binding(role, "Group", group, role)
 
 
+def role(name: str, namespace: str, rules: list[dict[str, list[str]]]) -> Object:
+    """Return a Role: rules for one namespace."""
+    metadata = {"name": name, "namespace": namespace}
+    return {**cluster_role(name, rules), "kind": "Role", "metadata": metadata}
+
+
+def bind_group_in(namespace: str, role: str, group: str) -> Object:
+    """Return a RoleBinding, named as the Role, for an organization in certificates."""
+    bound = bind_group(role, group)
+    metadata, reference = {"name": role, "namespace": namespace}, {**bound["roleRef"], "kind": "Role"}
+    return {**bound, "kind": "RoleBinding", "metadata": metadata, "roleRef": reference}
+
+
 def _binding(role: str, kind: str, subject: str, name: str) -> Object:
     group = "rbac.authorization.k8s.io"
     return {

@@ -3,8 +3,11 @@
 
 ca          authorities          tokens     the key pair of service account tokens
 leaf        certificates         kubeconfig files that clients of the API read
-catalogue   what a node needs    verdict    what a check found, and the ledger that makes checks cheap
-keys        PEM and `cryptography`
+trusted     whom a node believes verdict    what a check found, and the ledger that makes checks cheap
+catalogue   what a node needs    keys       PEM and `cryptography`
+given       an authority out of the document
+pasted      other certificates and keys out of it
+validity    until when, for people
 handover    authorities from one control plane to another
 requests    certificates that another machine signs
 """
@@ -18,7 +21,8 @@ from itertools import chain
 from typing import TypeVar
 
 from firstboot import files
-from firstboot.pki import ca, kubeconfig, leaf, tokens
+from firstboot.failure import BasaltError
+from firstboot.pki import ca, keys, kubeconfig, leaf, tokens, trusted
 from firstboot.pki.catalogue import Catalogue
 from firstboot.pki.verdict import Ledger, Sound, Verdict, moment, reason, stamp
 
@@ -43,12 +47,14 @@ def check(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> 
     at = moment(now)
     verdicts = _verdicts(described, ledger, at)
     found = [Finding(name, why) for name, verdict in verdicts if (why := reason(verdict))]
+    found += [Finding(each.path.name, why) for each in described.trusted if (why := trusted.check(each))]
     for spec in described.kubeconfigs:
         # What an embedded one has to hold is known only once its certificate is right.
         if spec.embed and any(finding.name in (spec.client.name, spec.client.ca.name) for finding in found):
             found.append(Finding(spec.path.name, "the certificate it holds has to be made first"))
         elif why := kubeconfig.check(spec):
             found.append(Finding(spec.path.name, why))
+    ledger.save()
     return tuple(found)
 
 
@@ -68,22 +74,45 @@ def apply(
     at = moment(now)
     for folder in described.directories:
         files.directory(folder)
-    changed = [*_apply_authorities(described, ledger, at), *_apply_certificates(described, ledger, at, issue)]
+    changed = _apply_authorities(described, ledger, at)
+    believed = files.write_all([trusted.make(each) for each in described.trusted])
+    changed += _apply_certificates(described, ledger, at, issue)
     written = files.write_all([kubeconfig.make(spec) for spec in described.kubeconfigs])
     ledger.save()
-    return (*changed, *(path.name for path in written))
+    return (*changed, *(path.name for path in (*believed, *written)))
 
 
 def expiries(described: Catalogue, ledger: Ledger, now: datetime | None = None) -> dict[str, datetime]:
-    """Return until when each authority and certificate is valid; one that is missing or damaged is left out.
+    """Return until when each authority and certificate is valid, also one that has to be made again.
 
-    Raises BasaltError for an authority or token key that exists and cannot be used.
+    One that is missing or cannot be read is left out.
     """
-    return {
-        name: datetime.fromtimestamp(verdict.not_after, UTC)
-        for name, verdict in _verdicts(described, ledger, moment(now))
-        if isinstance(verdict, Sound) and verdict.not_after is not None
+    at = moment(now)
+    found = {
+        **{each.name: _end(ledger, each, ca.examine, at) for each in described.authorities},
+        **{each.name: _end(ledger, each, ca.examine_public, at) for each in described.foreign},
+        **{each.name: _end(ledger, each, leaf.examine, at) for each in described.certificates},
     }
+    return {name: end for name, end in found.items() if end is not None}
+
+
+C = TypeVar("C", ca.Authority, leaf.CertificateSpec)
+
+
+def _end(
+    ledger: Ledger, entry: C, examine: Callable[[C, datetime], Verdict], now: datetime
+) -> datetime | None:
+    try:
+        verdict = _examined(ledger, entry, examine, now)
+    except BasaltError as error:
+        verdict = str(error)
+    if isinstance(verdict, Sound) and verdict.not_after is not None:
+        return datetime.fromtimestamp(verdict.not_after, UTC)
+    try:
+        certificates = keys.read_certificates(files.read_or_none(entry.certificate) or b"")
+    except keys.Unreadable:
+        return None
+    return ca.end_of(ca.path_of(certificates))
 
 
 def _verdicts(described: Catalogue, ledger: Ledger, now: datetime) -> Iterator[tuple[str, Verdict]]:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificate authorities: made once, and replaced in one case only, when a cluster is recovered (see `successor`).
 
-An authority is a pair of files. Where both are missing it is made; where somebody has put a pair of their own
-there before, that one is used, whatever its kind of key. An authority that exists but cannot be used is an
-error for people: a new one in its place would silently cut off everything that trusts the old one.
+An authority is a pair of files. Where both are missing it is taken from the document, or made; where somebody has
+put a pair of their own there before, that one is used, whatever its kind of key. An authority that exists but cannot
+be used is an error for people: a new one in its place would silently cut off everything that trusts the old one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,13 +36,24 @@ RESTORE = (
     "Restore both files from a backup or from another control plane. Basalt never replaces an authority."
 )
 
+ABSENT = "A control plane makes or is given it before its certificates; a worker asks a control plane."
+
+
+@dataclass(frozen=True)
+class Given:
+    """An authority out of the document: its certificate and those above it up to the root, and its key, as PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
 
 @dataclass(frozen=True)
 class Authority:
     """Where a certificate authority is kept and what it is called when it has to be made.
 
-    certificate: one or more certificates; the first signs, all are trusted
+    certificate: the one that signs and then those above it up to the root
     owner, mode: of the key; the certificate is for everyone to read
+    given:       what to begin with; None means that the node makes it
     """
 
     name: str
@@ -50,19 +62,35 @@ class Authority:
     key: Path
     owner: files.Owner | None = ("root", "root")
     mode: int = 0o600
+    given: Given | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files whose state decides whether the authority is as it should be."""
         return (self.certificate, self.key)
 
+    @property
+    def trusted(self) -> Path:
+        """Where the certificate that signs is alone, see firstboot.pki.trusted; the cluster's CA has it."""
+        return self.certificate.with_name(f"{self.certificate.stem}-trusted.crt")
+
 
 @dataclass(frozen=True)
 class Issuer:
-    """An authority in memory, able to sign."""
+    """An authority in memory, able to sign; path: as of `path_of`, its own certificate first."""
 
-    certificate: Certificate
+    path: tuple[Certificate, ...]
     key: CertificateIssuerPrivateKeyTypes
+
+    @property
+    def certificate(self) -> Certificate:
+        """The certificate that signs."""
+        return self.path[0]
+
+    @property
+    def end(self) -> datetime:
+        """When the first of them ends: nobody believes what it signed any longer."""
+        return end_of(self.path)
 
 
 def check(authority: Authority, now: datetime | None = None) -> str | None:
@@ -93,8 +121,23 @@ def examine(authority: Authority, now: datetime | None = None) -> Verdict:
     ):
         if wrong := files.wrong_attributes(path, mode, owner):
             return f"{path.name} {wrong}"
-    end = issuer.certificate.not_valid_after_utc.timestamp()
+    end = issuer.end.timestamp()
     return Sound(issuer.certificate.not_valid_before_utc.timestamp(), end, end)
+
+
+def examine_public(authority: Authority, now: datetime | None = None) -> Verdict:
+    """Look at the certificate alone, on a node that does not sign."""
+    certificate = files.read_or_none(authority.certificate)
+    if certificate is None:
+        return f"{authority.certificate.name} is missing"
+    try:
+        path = path_of(keys.read_certificates(certificate))
+    except keys.Unreadable as error:
+        return f"{authority.certificate.name} {error}"
+    begin, end = max(each.not_valid_before_utc for each in path), end_of(path)
+    if not begin <= moment(now) <= end:
+        return f"it is valid from {begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
+    return Sound(begin.timestamp(), end.timestamp(), end.timestamp())
 
 
 def make(authority: Authority, now: datetime | None = None) -> tuple[files.File, files.File]:
@@ -103,9 +146,15 @@ def make(authority: Authority, now: datetime | None = None) -> tuple[files.File,
     if key_pem is None:
         if certificate_pem is not None:
             raise _key_lost(authority)
-        key_pem = keys.private_pem(keys.new_key())
+        given = authority.given
+        key_pem = keys.private_pem(_read_key(authority, given.key) if given else keys.new_key())
     if certificate_pem is None:
-        certificate_pem = _self_signed(authority, _read_key(authority, key_pem), moment(now))
+        key = _read_key(authority, key_pem)
+        certificate_pem = (
+            _given(authority, authority.given, key, moment(now))
+            if authority.given
+            else _self_signed(authority, key, moment(now))
+        )
     return (
         files.File(authority.key, key_pem, authority.mode, authority.owner),
         files.File(authority.certificate, certificate_pem),
@@ -116,23 +165,78 @@ def load(authority: Authority, now: datetime | None = None) -> Issuer:
     """Return the authority ready to sign. Raises BasaltError when it is missing, damaged or out of date."""
     certificate_pem, key_pem = (files.read_or_none(path) for path in authority.paths)
     if certificate_pem is None:
-        raise BasaltError(
-            f"the certificate authority {authority.name} is not on this node ({authority.certificate})",
-            "A control plane makes or is given it before its certificates; a worker asks a control plane.",
-        )
+        raise BasaltError(absent(authority), ABSENT)
     if key_pem is None:
         raise _key_lost(authority)
     key = _read_key(authority, key_pem)
     try:
-        certificate = keys.read_certificates(certificate_pem)[0]
+        path = path_of(keys.read_certificates(certificate_pem))
     except keys.Unreadable as error:
         raise _unusable(authority, f"{authority.certificate} {error}") from error
+    certificate = path[0]
     if keys.public_pem(certificate.public_key()) != keys.public_pem(key.public_key()):
         raise _unusable(authority, f"{authority.key} is not the key of {authority.certificate}")
     if not _may_sign(certificate):
         raise _unusable(authority, f"{authority.certificate} may not sign certificates")
-    _refuse_out_of_date(authority, certificate, moment(now))
-    return Issuer(certificate, key)
+    for each in path:
+        _refuse_out_of_date(authority, each, moment(now))
+    return Issuer(path, key)
+
+
+def path_of(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Return the first and those that vouch for it, each for the one before, as far as they are there."""
+    path = [certificates[0]]
+    while not self_issued(path[-1]):
+        above = next((each for each in certificates if each not in path and issued(path[-1], each)), None)
+        if above is None:
+            break
+        path.append(above)
+    return tuple(path)
+
+
+def chain_of(path: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Return what goes with a certificate of the authority, for clients that know the root only."""
+    return tuple(each for each in path if not self_issued(each))
+
+
+def end_of(path: Sequence[Certificate]) -> datetime:
+    """Return when the first of the certificates ends."""
+    return min(each.not_valid_after_utc for each in path)
+
+
+def self_issued(certificate: Certificate) -> bool:
+    """Whether it is a root."""
+    return certificate.issuer == certificate.subject
+
+
+def issued(certificate: Certificate, issuer: Certificate) -> bool:
+    """Whether the issuer has signed the certificate."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _given(authority: Authority, given: Given, key: CertificateIssuerPrivateKeyTypes, now: datetime) -> bytes:
+    """Return the document's certificates, if they are valid now and the key on disk is that of the first."""
+    certificates = keys.read_certificates(given.certificate)
+    if keys.public_pem(certificates[0].public_key()) != keys.public_pem(key.public_key()):
+        raise BasaltError(
+            f"{authority.key} is there, and it is not the key of the document's certificate authority",
+            "It is left of another authority that was never used: remove the file, or reset the node.",
+        )
+    # Once it is written the document cannot bring another one.
+    for each in certificates:
+        _refuse_out_of_date(authority, each, now)
+    return b"".join(map(keys.certificate_pem, certificates))
+
+
+def absent(authority: Authority) -> str:
+    """Return what is wrong where somebody needs an authority that is not there."""
+    return f"the certificate authority {authority.name} is not on this node ({authority.certificate})"
 
 
 def successor(authority: Authority, now: datetime | None = None) -> tuple[bytes, bytes]:

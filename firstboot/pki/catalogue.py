@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from firstboot import files
 from firstboot.config import Config, DatastoreType
-from firstboot.pki.ca import Authority
+from firstboot.pki.ca import Authority, Given
 from firstboot.pki.kubeconfig import KubeconfigSpec
 from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.pki.tokens import TokenKeys
+from firstboot.pki.trusted import Trusted
 
 ROOT = Path("/etc/kubernetes")
 
@@ -65,12 +66,19 @@ class Catalogue:
     directories: tuple[Path, ...]
     authorities: tuple[Authority, ...]
     tokens: tuple[TokenKeys, ...]
+    trusted: tuple[Trusted, ...]
     certificates: tuple[CertificateSpec, ...]
     kubeconfigs: tuple[KubeconfigSpec, ...]
 
     def authority(self, name: str) -> Authority:
         """Return the authority of that name. Raises KeyError."""
         return {entry.name: entry for entry in self.authorities}[name]
+
+    @property
+    def foreign(self) -> tuple[Authority, ...]:
+        """Authorities that have signed certificates of the node and whose keys are elsewhere: a worker's."""
+        signed = dict.fromkeys(spec.ca for spec in self.certificates)
+        return tuple(each for each in signed if each not in self.authorities)
 
     def certificate(self, name: str) -> CertificateSpec:
         """Return the certificate of that name. Raises KeyError."""
@@ -126,6 +134,7 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
         directories=_directories(config, root),
         authorities=tuple(authorities.values()) if config.role.has_control_plane else (),
         tokens=(_tokens(root / "pki"),) if config.role.has_control_plane else (),
+        trusted=(Trusted(authorities["ca"]),),
         certificates=(*certificates, *by_file.values()),
         kubeconfigs=tuple(
             _kubeconfig(config, root, identity, by_file[identity.file]) for identity in clients
@@ -147,7 +156,8 @@ def normalized(addresses: Iterable[str]) -> tuple[str, ...]:
 
 def _directories(config: Config, root: Path) -> tuple[Path, ...]:
     pki = root / "pki"
-    return (root, pki, pki / config.datastore.type) if config.role.has_control_plane else (root, pki)
+    ours = config.role.has_control_plane and config.datastore.type.is_ours
+    return (root, pki, pki / config.datastore.type) if ours else (root, pki)
 
 
 def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
@@ -157,14 +167,23 @@ def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
         return Authority(name, common_name, pki / f"{name}.crt", pki / f"{name}.key", owner, mode)
 
     # The controller manager signs certificate requests of the cluster, for example those of kubelets.
-    cluster = authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640)
-    datastore = authority(f"{config.datastore.type}/ca", f"{config.datastore.type}-ca")
+    cluster = replace(
+        authority("ca", "kubernetes", ("root", "kube-controller-manager"), 0o640), given=_given(config)
+    )
+    kind = config.datastore.type
     return {
         "ca": cluster,
         "front-proxy-ca": authority("front-proxy-ca", "front-proxy-ca"),
-        "datastore": datastore,
+        **({"datastore": authority(f"{kind}/ca", f"{kind}-ca")} if kind.is_ours else {}),
         "admin-client-ca": authority("admin-client-ca", "basalt-admin-client-ca"),
     }
+
+
+def _given(config: Config) -> Given | None:
+    given = config.certificates.ca
+    if given.certificate is None or given.key is None:
+        return None
+    return Given(given.certificate.encode(), given.key.encode())
 
 
 def _tokens(pki: Path) -> TokenKeys:
@@ -199,7 +218,7 @@ def _control_plane_certificates(
         ),
         _loop_server("controller-manager", authorities["ca"]),
         _loop_server("scheduler", authorities["ca"]),
-        *_datastore(config, authorities["datastore"], node_name, addresses, pki),
+        *_datastore(config, authorities, node_name, addresses, pki),
     )
 
 
@@ -249,13 +268,13 @@ def _rest_api(
 
 
 def _datastore(
-    config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...], pki: Path
+    config: Config, authorities: dict[str, Authority], node_name: str, addresses: tuple[str, ...], pki: Path
 ) -> tuple[CertificateSpec, ...]:
     def member(name: str) -> CertificateSpec:
         # Members are clients of each other, and etcd shows its server certificate to itself as a client.
         return CertificateSpec(
             name,
-            ca,
+            authorities["datastore"],
             node_name,
             dns_names=_unique(node_name, "localhost"),
             ip_addresses=_unique(*addresses, *LOOPBACK),
@@ -268,11 +287,17 @@ def _datastore(
         case DatastoreType.DQLITE:
             return (member("dqlite/member"),)
         case DatastoreType.ETCD:
-            owner = ("kube-apiserver", "kube-apiserver")
             client = CertificateSpec(
-                "apiserver-etcd-client", ca, "kube-apiserver-etcd-client", owner=owner, directory=pki
+                "apiserver-etcd-client",
+                authorities["datastore"],
+                "kube-apiserver-etcd-client",
+                owner=("kube-apiserver", "kube-apiserver"),
+                directory=pki,
             )
             return (member("etcd/server"), member("etcd/peer"), client)
+        case DatastoreType.EXTERNAL:
+            # Its owner has made the client's certificate, which comes with the document.
+            return ()
 
 
 def _node_certificates(

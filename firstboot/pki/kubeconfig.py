@@ -64,7 +64,7 @@ def render(spec: KubeconfigSpec, server: str | None = None) -> str:
     if not spec.embed:
         return kubeconfig_of_files(
             where,
-            client.ca.certificate,
+            client.ca.trusted,
             client.certificate,
             client.key,
             client.common_name,

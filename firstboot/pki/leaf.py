@@ -8,7 +8,7 @@ them, atomically, is what never shows them a pair that does not fit. Who wants a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -113,20 +113,20 @@ def examine(spec: CertificateSpec, now: datetime | None = None) -> Verdict:
         if wrong := files.wrong_attributes(path, mode, owner):
             return f"{path.name} {wrong}"
     try:
-        certificate = keys.read_certificates(certificate_pem)[0]
+        certificate, *above = keys.read_certificates(certificate_pem)
     except keys.Unreadable as unreadable:
         return f"{spec.certificate.name} {unreadable}"
     try:
         key = keys.read_key(key_pem)
-        issuer = keys.read_certificates(ca_pem)[0]
+        issuers = ca.path_of(keys.read_certificates(ca_pem))
     except keys.Unreadable as unreadable:
         return f"its key or its authority {unreadable}"
     if keys.public_pem(key.public_key()) != keys.public_pem(certificate.public_key()):
         return f"{spec.key.name} is not the key of {spec.certificate.name}"
     return (
-        _wrong_issuer(certificate, issuer)
+        _wrong_issuer(certificate, above, issuers)
         or _wrong_content(spec, certificate)
-        or _time_left(certificate, issuer, moment(now))
+        or _time_left(certificate, ca.end_of(issuers), moment(now))
     )
 
 
@@ -161,7 +161,7 @@ def sign(
     *,
     lifetime: timedelta = LIFETIME,
 ) -> bytes:
-    """Return a certificate (PEM) for somebody's key. It never outlives its issuer."""
+    """Return a certificate (PEM) for somebody's key, and those between it and the root; it outlives none of them."""
     from cryptography import x509
 
     start = (moment(now) - ca.BACKDATING).replace(microsecond=0)
@@ -172,7 +172,7 @@ def sign(
         builder = (
             builder.serial_number(x509.random_serial_number())
             .not_valid_before(start)
-            .not_valid_after(min(start + ca.BACKDATING + lifetime, issuer.certificate.not_valid_after_utc))
+            .not_valid_after(min(start + ca.BACKDATING + lifetime, issuer.end))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(ca.key_usage(signs_certificates=False), critical=True)
             .add_extension(_extended_key_usage(spec), critical=False)
@@ -180,7 +180,8 @@ def sign(
         )
         if names := _alternative_names(spec):
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        return keys.certificate_pem(builder.sign(issuer.key, keys.digest_for(issuer.key)))
+        signed = builder.sign(issuer.key, keys.digest_for(issuer.key))
+    return b"".join(map(keys.certificate_pem, (signed, *ca.chain_of(issuer.path))))
 
 
 def kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
@@ -192,13 +193,14 @@ def kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
         return None
 
 
-def _wrong_issuer(certificate: Certificate, issuer: Certificate) -> str | None:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+def _wrong_issuer(
+    certificate: Certificate, above: Sequence[Certificate], issuers: Sequence[Certificate]
+) -> str | None:
+    if not ca.issued(certificate, issuers[0]):
         return "it was issued by another authority"
+    chain = ca.chain_of(issuers)
+    if tuple(above[: len(chain)]) != chain:
+        return "the certificates between it and the root are not in its file"
     return None
 
 
@@ -227,12 +229,12 @@ def _wrong_content(spec: CertificateSpec, certificate: Certificate) -> str | Non
     return None
 
 
-def _time_left(certificate: Certificate, issuer: Certificate, now: datetime) -> Verdict:
+def _time_left(certificate: Certificate, last: datetime, now: datetime) -> Verdict:
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now < start:
         return f"it is not valid before {start:%Y-%m-%d %H:%M} UTC"
     # One that already lives as long as its authority cannot be made to live longer.
-    limit = end if end >= issuer.not_valid_after_utc else end - (end - start) / RENEWAL_SHARE
+    limit = end if end >= last else end - (end - start) / RENEWAL_SHARE
     if now >= limit:
         return f"it ends on {end:%Y-%m-%d %H:%M} UTC"
     return Sound(start.timestamp(), limit.timestamp(), end.timestamp())

@@ -44,6 +44,11 @@ def render(status: Status) -> str:
             ],
         ),
         _metric(
+            "settings_version",
+            "Version of the cluster's settings that the node follows.",
+            [({}, status.settings.version)] if status.settings else [],
+        ),
+        _metric(
             "backup_timestamp_seconds",
             "When the newest of the node's own backups was taken, in seconds since 1970.",
             [({}, datetime.fromisoformat(status.backup).timestamp())] if status.backup else [],

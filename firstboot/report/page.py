@@ -100,6 +100,7 @@ def _facts(status: Status) -> str:
         ("Basalt", image + (f", slot {status.image.slot}" if status.image.slot else "")),
         ("Kubernetes", status.kubernetes or "unknown"),
         ("Document", status.document.origin or "none yet"),
+        ("Cluster's settings", f"version {status.settings.version}" if status.settings else "none yet"),
         ("Document's digest", status.document.digest or "none yet"),
     )
     return _table("Node", ("Fact", "Value"), rows)

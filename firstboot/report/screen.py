@@ -219,7 +219,17 @@ def _places(status: Status, view: View) -> Section:
     page, api = status_url(status, view.status_port), api_url(status)
     lines = [
         f"Status {page} | API {api}" if page else "Network: no address yet",
-        "Also at " + ", ".join(status.node.addresses[1:]) if len(status.node.addresses) > 1 else "",
+        " | ".join(
+            filter(
+                None,
+                (
+                    "Also at " + ", ".join(status.node.addresses[1:])
+                    if len(status.node.addresses) > 1
+                    else "",
+                    f"Cluster settings version {status.settings.version}" if status.settings else "",
+                ),
+            )
+        ),
         ", ".join(
             filter(
                 None,

@@ -8,7 +8,7 @@ imported here, because the agent shows a status before it can afford anything el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -132,10 +132,19 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """The version of the cluster's settings that the node follows, and when it was made (RFC 3339, UTC)."""
+
+    version: int
+    made: str
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole status document.
 
     kubernetes:   version of Kubernetes in the image, e.g. "v1.37.2"
+    settings:     of its cluster; None before the node follows any
     timings:      milestone: seconds since the kernel started
     certificates: name: end of validity (RFC 3339, UTC)
     backup:       when the newest of the node's own backups was taken (RFC 3339, UTC)
@@ -152,6 +161,7 @@ class Status:
     timings: Mapping[str, float] = field(default_factory=dict)
     document: Document = field(default_factory=Document)
     certificates: Mapping[str, str] = field(default_factory=dict)
+    settings: Settings | None = None
     backup: str | None = None
     updated: str = field(default_factory=lambda: now())
 
@@ -186,6 +196,7 @@ class Status:
             "timings": dict(self.timings),
             "document": {"origin": self.document.origin, "digest": self.document.digest},
             "certificates": dict(self.certificates),
+            "settings": asdict(self.settings) if self.settings else None,
             "backup": self.backup,
             "updated": self.updated,
         }
@@ -213,6 +224,7 @@ class Status:
                 timings=dict(data["timings"]),
                 document=Document(data["document"].get("origin"), data["document"].get("digest")),
                 certificates=dict(data.get("certificates", {})),
+                settings=_settings(data.get("settings")),
                 backup=data.get("backup"),
                 updated=data["updated"],
             )
@@ -227,6 +239,10 @@ def now() -> str:
 
 def _node(data: Mapping[str, Any]) -> Node:
     return Node(data.get("name", ""), data.get("role"), tuple(data.get("addresses", ())))
+
+
+def _settings(data: Mapping[str, Any] | None) -> Settings | None:
+    return None if data is None else Settings(int(data["version"]), data["made"])
 
 
 def _parts(data: Mapping[str, Any]) -> dict[str, Part]:

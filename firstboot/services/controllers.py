@@ -26,7 +26,7 @@ def loop_arguments(node: Node, name: str) -> dict[str, str]:
         "tls-cert-file": f"{PKI}/{name}-server.crt",
         "tls-private-key-file": f"{PKI}/{name}-server.key",
         "tls-min-version": "VersionTLS12",
-        "client-ca-file": f"{PKI}/ca.crt",
+        "client-ca-file": f"{PKI}/ca-trusted.crt",
         "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
         "profiling": "false",
         # With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
@@ -47,7 +47,8 @@ def controller_manager(node: Node) -> Service:
             "allocate-node-cidrs": "true",
             "cluster-cidr": cluster.pod_cidr,
             "service-cluster-ip-range": cluster.service_cidr,
-            "cluster-signing-cert-file": f"{PKI}/ca.crt",
+            # It does not start with a file of several certificates.
+            "cluster-signing-cert-file": f"{PKI}/ca-trusted.crt",
             "cluster-signing-key-file": f"{PKI}/ca.key",
             "root-ca-file": f"{PKI}/ca.crt",
             "service-account-private-key-file": f"{PKI}/sa.key",

@@ -40,7 +40,7 @@ def configuration(node: Node) -> File:
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
-            "x509": {"clientCAFile": f"{PKI}/ca.crt"},
+            "x509": {"clientCAFile": f"{PKI}/ca-trusted.crt"},
         },
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": f"{PKI}/kubelet.crt",

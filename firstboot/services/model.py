@@ -7,7 +7,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from firstboot.cluster.followed import Followed
 from firstboot.config import Config
 from firstboot.files import File
 from firstboot.paths import ARGUMENTS
@@ -26,6 +28,8 @@ class Node:
     nameservers:    those of the machine's network, for names outside the cluster
     control_planes: addresses of all control planes; empty while the node is alone
     peers:          members of the datastore that a control plane joined, see Membership
+    stated:         what its document says itself about the cluster's settings, by path
+    followed:       the version of the cluster's settings that config is made with; None before there is one
     """
 
     config: Config
@@ -34,6 +38,8 @@ class Node:
     nameservers: tuple[str, ...] = ()
     control_planes: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    followed: Followed | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ class Verdicts:
         found = self._found.get(name)
         return found is not None and self.clock() - found < self.seconds
 
+    def forget(self, name: str) -> None:
+        """Have the step of that name looked at in the next pass: somebody has just given it something to do."""
+        self._found.pop(name, None)
+
     def note(self, step: Step) -> None:
         """Remember that it was found done now, if it is one whose verdict lasts."""
         if step.lasts:

@@ -19,9 +19,10 @@ from firstboot.pki.catalogue import catalogue
 from firstboot.pki.verdict import Ledger
 from image.vm.arguments import Credential
 
+from ..node import NodeFailed
 from ..vm.channel import SYSTEM_CREDENTIALS
 from ..vm.documents import control_plane
-from ..vm.machine import Machine, MachineFailed, Setup
+from ..vm.machine import Machine, Setup
 
 HERE = Path(__file__).parent / "by-hand"
 SCRIPT = "bench.baseline"
@@ -96,8 +97,8 @@ def setup() -> Setup:
 
 
 def check(machine: Machine) -> None:
-    """Raise MachineFailed unless the script was started; without it there would be nothing to wait for."""
+    """Raise NodeFailed unless the script was started; without it there would be nothing to wait for."""
     if not machine.run(f"test -d /sys/fs/cgroup/system.slice/{UNIT}.service", check=False).ok:
-        raise MachineFailed(
+        raise NodeFailed(
             "the script was not started: systemd-debug-generator, which makes units of credentials, did not do so"
         )

@@ -19,7 +19,8 @@ from typing import Any
 
 import yaml
 
-from ..vm.machine import ADMIN_KUBECONFIG, KUBERNETES_PORT, READY_SECONDS, Machine, MachineFailed
+from ..node import ADMIN_KUBECONFIG, READY_SECONDS, NodeFailed
+from ..vm.machine import KUBERNETES_PORT, Machine
 from .baseline import NODE
 
 LOOK_SECONDS = 0.2
@@ -160,6 +161,6 @@ def _wait(machine: Machine, what: str, condition: Callable[[], bool]) -> float:
     while not condition():
         machine.watch()
         if time.monotonic() > end:
-            raise MachineFailed(f"not within {READY_SECONDS:g} s: {what}\n{machine.report()}")
+            raise NodeFailed(f"not within {READY_SECONDS:g} s: {what}\n{machine.report()}")
         time.sleep(LOOK_SECONDS)
     return time.monotonic()

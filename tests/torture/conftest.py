@@ -14,7 +14,7 @@ import pytest
 from .programs import Programs, Torture, built_programs
 from .stores import STORES, Store
 
-SECONDS = 15.0
+SECONDS = 10.0
 
 
 @pytest.fixture(scope="session")

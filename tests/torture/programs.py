@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from image import components, declaration, trees
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LONGEST = 600.0
+"""Seconds after which writers end that nobody has ended."""
 
 
 @dataclass(frozen=True)
@@ -46,22 +50,39 @@ def component(name: str) -> declaration.Component:
 
 @dataclass(frozen=True)
 class Torture:
-    """Writers on one endpoint and their journal; with prefixes of their own several may run at once."""
+    """Writers on one endpoint and their journal; with prefixes of their own several may run at once.
+
+    options: further arguments about the endpoint, its certificates
+    enter:   what goes before the program, to run it somewhere else
+    """
 
     program: Path
     endpoint: str
     journal: Path
     prefix: str = field(default="/registry/torture/")
+    options: tuple[str, ...] = ()
+    enter: tuple[str, ...] = ()
 
     def _argv(self, command: str, endpoint: str | None = None) -> list[str]:
-        target = ["--endpoint", endpoint or self.endpoint, "--prefix", self.prefix]
-        return [str(self.program), command, *target]
+        target = ["--endpoint", endpoint or self.endpoint, "--prefix", self.prefix, *self.options]
+        return [*self.enter, str(self.program), command, *target]
 
     def write(self, seconds: float, writers: int = 8) -> subprocess.Popen[str]:
         """Start writers; `finish` waits for them."""
         argv = [*self._argv("write"), "--journal", str(self.journal), "--append"]
         argv += ["--duration", f"{seconds}s", "--writers", str(writers)]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[subprocess.Popen[str]]:
+        """Let writers write until the end, however long what is done meanwhile takes."""
+        with self.write(LONGEST) as writers:
+            try:
+                yield writers
+                writers.terminate()
+                finish(writers)
+            finally:
+                writers.kill()
 
     def written(self) -> int:
         """Return how many writes have an outcome so far."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .certificates import Identity
+from .certificates import Authority, Identity
 from .programs import Programs
 
 START_SECONDS = 60
@@ -190,6 +190,43 @@ class Etcd(Store):
             f"--initial-advertise-peer-urls={self.peer}",
             f"--initial-cluster=default={self.peer}",
             "--log-level=warn",
+        ]
+
+
+@dataclass
+class SecureEtcd(Store):
+    """A member of an etcd that shows clients a certificate and wants one of them; members speak in plain text.
+
+    host:  address that its certificate is for: that by which clients know it
+    peers: name -> URL of each member, filled by themselves
+    """
+
+    name: str = "m0"
+    authority: Authority | None = None
+    peers: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.port = free_port("127.0.0.1")
+        self.peers.setdefault(self.name, f"http://127.0.0.1:{free_port('127.0.0.1')}")
+
+    @property
+    def endpoint(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def argv(self) -> list[str]:
+        assert self.authority
+        shown, peer = self.authority.identity(self.host), self.peers[self.name]
+        members = ",".join(f"{name}={url}" for name, url in self.peers.items())
+        return [
+            *(*self.programs.etcd, f"--name={self.name}", f"--data-dir={self.folder}/data"),
+            *(f"--listen-client-urls={self.endpoint}", f"--advertise-client-urls={self.endpoint}"),
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"),
+            *(f"--initial-cluster={members}", f"--cert-file={shown.certificate}", f"--key-file={shown.key}"),
+            *("--client-cert-auth", f"--trusted-ca-file={self.authority.file}", "--log-level=warn"),
+            *self.flags,
         ]
 
 

@@ -109,16 +109,15 @@ async def pieces(path: Path) -> AsyncIterator[bytes]:
 
 
 def test_backup_under_load_and_restore(
-    store: Server, torture: Torture, programs: Programs, folder: Path, in_path: None, seconds: float
+    store: Server, torture: Torture, programs: Programs, folder: Path, in_path: None
 ) -> None:
     keeper, file = custodian(store), folder / "cluster.backup"
     before = replace(torture, prefix="/registry/before/", journal=folder / "before")
     finish(before.write(1.0))
-    writers = torture.write(min(seconds, 3.0))
-    wait_progress(torture, writers, store)
-    revision = asyncio.run(backup(keeper, file))
-    assert writers.poll() is None, "the backup was taken while they wrote"
-    finish(writers)
+    with torture.writing() as writers:
+        wait_progress(torture, writers, store)
+        revision = asyncio.run(backup(keeper, file))
+        assert writers.poll() is None, "the backup was taken while they wrote"
 
     asyncio.run(keeper.restore(PASSPHRASE, pieces(file)))
     store.stop()

@@ -10,7 +10,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -200,19 +199,18 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_the_last_of_three_has_all_that_was_acknowledged(
-    trio: Trio, programs: Programs, folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+    trio: Trio, programs: Programs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two were left when the writers wrote, so the survivor has it all, told that it counts or not."""
     leader = trio.leader()
     lost, survivor = (each for each in trio.members if each is not leader)
     host = HOSTS[trio.members.index(survivor)]
     torture = Torture(programs.torture, leader.endpoint, folder / "journal", "/registry/kept/")
-    writers = torture.write(min(seconds, 8.0))
-    wait_progress(torture, writers, leader)
-    lost.kill()
-    wait_progress(torture, writers, leader)
-    leader.kill()
-    finish(writers)
+    with torture.writing() as writers:
+        wait_progress(torture, writers, leader)
+        lost.kill()
+        wait_progress(torture, writers, leader)
+        leader.kill()
     survivor.kill()
 
     found = recover(survivor, host, monkeypatch)
@@ -255,20 +253,18 @@ def takes_in(survivor: Dqlite, authority: Authority, programs: Programs, folder:
 
 
 def test_of_two_that_are_left_the_one_to_recover_is_told_by_its_log(
-    trio: Trio, programs: Programs, folder: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+    trio: Trio, programs: Programs, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One has lagged, and lacks what was acknowledged: its log ends before that of the other one."""
     leader = trio.leader()
     lags, keeps = (each for each in trio.members if each is not leader)
     torture = Torture(programs.torture, leader.endpoint, folder / "journal", "/registry/kept/")
-    writers = torture.write(min(seconds, 8.0))
-    wait_progress(torture, writers, leader)
-    lags.send(signal.SIGSTOP)
-    wait_progress(torture, writers, leader)
-    time.sleep(1.0)
-    for each in (leader, keeps, lags):
-        each.kill()
-    finish(writers)
+    with torture.writing() as writers:
+        wait_progress(torture, writers, leader)
+        lags.send(signal.SIGSTOP)
+        wait_progress(torture, writers, leader)
+        for each in (leader, keeps, lags):
+            each.kill()
 
     surveys = {}
     for each in (lags, keeps):

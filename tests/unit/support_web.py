@@ -26,10 +26,12 @@ from firstboot.api.server import ApiServer
 from firstboot.backup.custodian import Custodian
 from firstboot.client import Client, Endpoint, UnixConnection
 from firstboot.cluster.removal import Progress, Stage
+from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
-from firstboot.report.status import Document, Image, Node, Part, Phase, State, Status
+from firstboot.pki.validity import Validity
+from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
 
 READY = Status(
     phase=Phase.READY,
@@ -51,6 +53,7 @@ READY = Status(
     timings={"agent": 7.5, "ready": 41.25},
     document=Document("cloud-init", "sha256:" + "0a" * 32),
     certificates={"apiserver": "2027-11-23T09:00:00Z"},
+    settings=Settings(3, "2026-11-23T08:30:00Z"),
     backup="2026-11-23T08:00:00Z",
     updated="2026-11-23T09:00:00Z",
 )
@@ -77,6 +80,19 @@ DEGRADED = replace(
 )
 
 
+CERTIFICATES = (
+    Validity(
+        "ca",
+        "/etc/kubernetes/pki/ca.crt",
+        "CN=kubernetes",
+        "CN=kubernetes",
+        "2026-11-23T11:00:00Z",
+        "2036-11-22T11:00:00Z",
+    ),
+    Validity("kubelet", "/etc/kubernetes/pki/kubelet.crt", problem="kubelet.crt is missing"),
+)
+
+
 @dataclass
 class MadeUpNode:
     """What the API asks, with answers that a test can set."""
@@ -87,6 +103,12 @@ class MadeUpNode:
     trouble: Exception | None = None
     asked: list[str | None] = field(default_factory=list)
     keeper: Custodian | None = None
+    steward: Steward | None = None
+
+    @property
+    def settings(self) -> Steward:
+        assert self.steward is not None
+        return self.steward
 
     @property
     def datastore(self) -> Custodian:
@@ -105,6 +127,11 @@ class MadeUpNode:
             raise NotYet("there is no certificate yet", "Ask again later.")
         self.asked.append(server)
         return f"server: {server or 'https://192.0.2.7:6443'}\n"
+
+    async def certificates(self) -> Sequence[Validity]:
+        if not self.has_authority:
+            raise NotYet("there is no valid document yet", "Ask again later.")
+        return CERTIFICATES
 
     async def join_token(self, role: Role | None, lifetime: int) -> JoinToken:
         if not self.has_authority:

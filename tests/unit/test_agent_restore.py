@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +21,7 @@ from firstboot.failure import BasaltError
 from firstboot.intake import Intake, Taken
 from firstboot.kube import Client
 from firstboot.milestones import Milestones
+from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.plan import UNITS, Memory
 from firstboot.report.status import Phase
@@ -71,13 +72,22 @@ class Decidedly:
         return Taken(Facts("node-1"), node=self.node, addresses=("192.0.2.7",))
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let courses have no steps, and all that a restore writes be in a folder: none of it is for the tests' machine."""
+
+    def described(config: Config, name: str, addresses: Sequence[str]) -> Catalogue:
+        return catalogue(config, name, addresses, tmp_path / "kubernetes").unowned()
+
+    monkeypatch.setattr("firstboot.agent.plan", lambda *_: ())
+    monkeypatch.setattr("firstboot.agent.catalogue", described)
+    monkeypatch.setattr("firstboot.datastores.dqlite.FOLDER", tmp_path / "k8s-dqlite")
+
+
 def agent_of(
     tmp_path: Path, systemd: Any, applied: Applied | None = None, control_planes: tuple[str, ...] = ()
 ) -> Agent:
-    """Return the agent of a control plane that has been ready.
-
-    Its course has no steps: those of a real one would be taken on the machine that the tests run on.
-    """
+    """Return the agent of a control plane that has been ready."""
     intake = Decidedly(tmp_path)
     intake.node = replace(intake.node, control_planes=control_planes)
     memory = Memory(Ledger(), applied or Applied(), intake.membership)
@@ -88,7 +98,7 @@ def agent_of(
         Milestones(tmp_path / "milestones.json"),
         memory,
         Leaver(cast(Systemd, systemd), Silent(), tmp_path / "leaving.json"),
-        course=replace(Course.of(intake.node, memory, ["192.0.2.7"]), steps=()),
+        course=Course.of(intake.node, memory, ["192.0.2.7"]),
         was_ready=True,
         places=Places(tmp_path, (tmp_path / "k8s-dqlite",), owner=None),
     )

@@ -26,7 +26,7 @@ from firstboot.client import Client, Endpoint
 from firstboot.cluster.removal import Progress
 from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.report.status import Phase
-from tests.unit.support_web import DEGRADED, READY, MadeUpNode, Served, loop_in_thread, serve
+from tests.unit.support_web import CERTIFICATES, DEGRADED, READY, MadeUpNode, Served, loop_in_thread, serve
 
 UNITS = Path(__file__).parents[2] / "overlays/usr/lib/systemd/system"
 DESCRIPTION: dict[str, Any] = json.loads(app.description())
@@ -87,6 +87,12 @@ def test_plan(served: Served) -> None:
     code, body = served.ask("GET", "/v1/plan")
     assert (code, body) == (200, {"steps": [step.to_dict()]})
     assert_described("/v1/plan", "get", code, body)
+
+
+def test_certificates(served: Served) -> None:
+    code, body = served.ask("GET", "/v1/certificates")
+    assert (code, body) == (200, {"certificates": [each.to_dict() for each in CERTIFICATES]})
+    assert_described("/v1/certificates", "get", code, body)
 
 
 @pytest.mark.parametrize(

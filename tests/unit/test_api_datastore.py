@@ -20,6 +20,7 @@ from firstboot.backup.locks import Passphrase, PrivateKey, Sealer
 from firstboot.backup.making import Taken
 from firstboot.backup.sealed import Sealed
 from firstboot.client import Endpoint
+from firstboot.datastores.store import Member
 from firstboot.failure import BasaltError
 
 from .support_datastore import AS_OF, REVISION, ControlPlane
@@ -92,6 +93,21 @@ def test_status(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert node.main("status", "--json") == 0
     assert json.loads(capsys.readouterr().out) == body
+
+
+def test_status_of_an_etcd_that_somebody_else_runs(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+    node.plane.store.members = [
+        Member("", "https://192.0.2.5:2379", "voter", leader=True, healthy=True, version="3.7.3"),
+        Member("", "https://192.0.2.6:2379", "unknown", leader=False, healthy=False),
+    ]
+    code, body = node.served.ask("GET", "/v1/datastore")
+    assert_described("/v1/datastore", "get", code, body)
+    assert node.main("status") == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[1:]] == [
+        ["MEMBER", "ADDRESS", "ROLE", "LEADER", "HEALTHY", "VERSION"],
+        ["-", "https://192.0.2.5:2379", "voter", "yes", "yes", "3.7.3"],
+        ["-", "https://192.0.2.6:2379", "unknown", "no", "no", "-"],
+    ]
 
 
 def test_backup_by_passphrase(

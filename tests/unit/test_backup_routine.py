@@ -191,8 +191,8 @@ def test_backups_are_a_control_planes_own_affair() -> None:
     """One that joins may say otherwise than the cluster's first, and what it says stays."""
     common = settings.of(Config.from_dict({"role": "control-plane"}))
     document = {"role": "control-plane", "datastore": {"backup": {"recipient": PUBLIC}}}
-    assert settings.conflicts(document, common) == ()
+    assert settings.conflicts(settings.stated(document), common) == ()
     merged = settings.merged(document, common)
     assert merged["datastore"] == {"type": "dqlite", "backup": {"recipient": PUBLIC}}
     assert "backup" not in common["datastore"]
-    assert settings.conflicts({"datastore": {"type": "etcd"}}, common)[0].path == "basalt.datastore.type"
+    assert settings.conflicts({"datastore.type": "etcd"}, common)[0].path == "basalt.datastore.type"

@@ -27,7 +27,15 @@ from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.services.model import Node
 
+from .support_pki import Company
+
 CONFIG = Config.from_dict({"role": "control-plane"})
+EXTERNAL = Config.from_dict(
+    {
+        "role": "control-plane",
+        "datastore": {"type": "external", "external": {"endpoints": ["https://192.0.2.5:2379"]}},
+    }
+)
 SINCE = "2026-11-23T09:00:00Z"
 OTHERS = ("192.0.2.8", "192.0.2.9")
 NODE = Node(CONFIG, "cp-1", "192.0.2.7", control_planes=("192.0.2.7", *OTHERS))
@@ -119,9 +127,10 @@ def test_silence_holds_up_the_first_start_for_a_while_and_nothing_after(tmp_path
         replace(NODE, control_planes=()),
         replace(NODE, control_planes=("192.0.2.7",)),
         replace(NODE, config=Config.from_dict({"role": "worker", "cluster": {"token": "x" * 32}})),
+        replace(NODE, config=EXTERNAL),
     ],
 )
-def test_who_has_no_partners_asks_nobody(node: Node, tmp_path: Path) -> None:
+def test_who_can_have_lost_no_partners_asks_nobody(node: Node, tmp_path: Path) -> None:
     asked = Asked()
     assert asyncio.run(Fence(tmp_path / "left-behind.json", asked).verdict(node, NOTHING)) is None
     assert asked.hosts == []
@@ -149,8 +158,12 @@ class Pair:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
+    return made(tmp_path, CONFIG)
+
+
+def made(folder: Path, config: Config) -> Pair:
     survivor, other = (
-        catalogue(CONFIG, name, ["127.0.0.1"], tmp_path / name).unowned() for name in ("cp-2", "cp-1")
+        catalogue(config, name, ["127.0.0.1"], folder / name).unowned() for name in ("cp-2", "cp-1")
     )
     pki.apply(survivor, Ledger())
     for folder in other.directories:
@@ -166,7 +179,7 @@ def over_tls(pair: Pair, admission: Admission, ask: Callable[[int], str]) -> str
     async def go() -> str:
         door = TlsDoor(lambda: nodes.application(admission))
         api = pair.survivor.certificate("basalt-api")
-        authority = pair.survivor.authority("ca").certificate.read_text()
+        authority = pair.survivor.authority("ca").trusted.read_text()
         await door.listen(Tls(api.certificate, api.key, (authority,), required=False), "127.0.0.1:0")
         try:
             assert door.port is not None
@@ -202,6 +215,34 @@ def test_only_a_control_plane_may_ask(pair: Pair) -> None:
         return "refused"
 
     assert over_tls(pair, pair.admission(), ask) == "refused"
+
+
+def test_nobody_else_of_a_company_leaves_a_control_plane_behind(tmp_path: Path) -> None:
+    root = Company.make("Company Root")
+
+    def cluster(name: str) -> Pair:
+        (tmp_path / name).mkdir()
+        document = {"role": "control-plane", "certificates": Company.make(name, root).document}
+        return made(tmp_path / name, Config.from_dict(document))
+
+    ours, theirs = cluster("ours"), cluster("theirs")
+
+    def ask(port: int) -> str:
+        return joining.standing(NODE, ours.other, f"127.0.0.1:{port}")
+
+    ours.recover()
+    theirs.recover()
+    assert over_tls(ours, ours.admission(), ask).endswith("Z")
+    with pytest.raises(BasaltError, match="is not trusted: unable to get local issuer"):
+        over_tls(theirs, theirs.admission(), ask)
+
+
+def test_where_somebody_else_runs_the_datastore_nobody_is_left_behind(pair: Pair) -> None:
+    admission = pair.admission()
+    outside = replace(admission.node(), config=EXTERNAL)
+    admission.node = lambda: outside
+    theirs = pair.other.authority("dqlite/ca").certificate.read_text()
+    assert asyncio.run(admission.judge(Standing("cp-1", theirs), "127.0.0.1")).since == ""
 
 
 def test_an_authority_that_somebody_exchanges_by_hand_leaves_nobody_behind(pair: Pair) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from firstboot.cluster import joining, records, settings
 from firstboot.cluster.admission import Admission, version_failure
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.tokens import Token
-from firstboot.config import Config, Role
+from firstboot.config import Config, Datastore, External, Role
 from firstboot.failure import BasaltError, DocumentError
 from firstboot.kube import Client, KubeError
-from firstboot.pki import handover
+from firstboot.pki import handover, keys
 from firstboot.pki.catalogue import Catalogue, catalogue
+from firstboot.pki.leaf import CertificateSpec
 from firstboot.pki.verdict import Ledger
 from firstboot.services.model import Node
 
+from .support_pki import Company
 from .support_web import loop_in_thread
 
 SHARED = "0123456789abcdef0123456789abcdef"
@@ -117,6 +120,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 @pytest.fixture
 def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
+    with opened(authority, tmp_path) as gate:
+        yield gate
+
+
+@contextmanager
+def opened(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
+    """Open the gate of a control plane with these authorities."""
     config = Config.from_dict({"role": "control-plane", "cluster": {"bootstrap": True, "token": SHARED}})
     node = Node(config, "cp-1", "192.0.2.1")
     with loop_in_thread() as run:
@@ -132,7 +142,7 @@ def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
         )
         door = TlsDoor(lambda: nodes.application(made))
         own = authority.certificate("basalt-api")
-        pem = authority.authority("ca").certificate.read_text()
+        pem = authority.authority("ca").trusted.read_text()
         run(door.listen(Tls(own.certificate, own.key, (pem,), required=False), "127.0.0.1:0"))
         yield Gate(run, made, objects, partners, authority, door, tmp_path)
         run(door.close())
@@ -169,7 +179,8 @@ def refused(gate: Gate, node: Node, folder: str = "", kubernetes: str = VERSION)
 def test_a_worker_joins_with_the_shared_token_and_has_all_its_certificates(gate: Gate) -> None:
     node = worker(gate)
     membership = join(gate, node)
-    assert pki.check(described(gate, node), Ledger())[0].name.endswith(".kubeconfig"), (
+    found = [finding.name for finding in pki.check(described(gate, node), Ledger())]
+    assert all(name.endswith(".kubeconfig") for name in found if name != "ca-trusted.crt"), (
         "certificates are complete"
     )
     assert membership.settings == settings.of(gate.admission.node().config)
@@ -193,6 +204,56 @@ def test_a_control_plane_is_given_the_authorities_once_the_datastore_is_ready(ga
     assert mine.authority("ca").key.stat().st_mode & 0o777 == 0o640
     pki.apply(mine, Ledger())
     assert pki.check(mine, Ledger()) == ()
+
+
+def test_only_a_control_plane_is_told_how_to_reach_an_etcd_of_somebody_else(gate: Gate) -> None:
+    section = {**External(("https://192.0.2.5:2379",), "a", "b").to_dict(), "client-key": "s3cret"}
+    external = Datastore.from_dict({"type": "external", "external": section})
+    known = gate.admission.node()
+    outside = replace(known, config=replace(known.config, datastore=external))
+    gate.admission.node = lambda: outside
+    gate.admission.certificates = lambda: replace(
+        gate.catalogue,
+        authorities=tuple(each for each in gate.catalogue.authorities if each.name != "dqlite/ca"),
+    )
+    gate.partners.members = []
+    partner = replace(worker(gate), config=replace(worker(gate).config, role=Role.CONTROL_PLANE))
+    membership = join(gate, partner)
+    assert (membership.external, membership.peers) == (section, ())
+    assert membership.settings["datastore"] == {"type": "external"}
+    told = join(gate, worker(gate, name="w-2", ip="192.0.2.51"))
+    assert told.external is None and "s3cret" not in str(told.settings)
+
+
+def test_a_cluster_whose_ca_has_others_above_it(tmp_path: Path) -> None:
+    """Its pin and its proof are about the CA that signs; what is above comes with the welcome."""
+    company = Company.make("Company CA", Company.make("Company Root"))
+    document = {"role": "control-plane", "certificates": company.document}
+    given = catalogue(
+        Config.from_dict(document), "cp-1", ["192.0.2.1", "127.0.0.1"], tmp_path / "cp"
+    ).unowned()
+    pki.apply(given, Ledger())
+    with opened(given, tmp_path) as gate:
+        node = worker(gate, gate.token())
+        join(gate, node)
+        mine = described(gate, node)
+
+        def issue(due: Sequence[CertificateSpec]) -> list[files.File]:
+            return joining.renew(due, mine.certificate("agent"), [gate.endpoint])
+
+        kubelet = mine.certificate("kubelet")
+        first = kubelet.certificate.read_bytes()
+        kubelet.certificate.unlink()
+        pki.apply(mine, Ledger(), issue=issue)
+        assert pki.check(mine, Ledger()) == ()
+        assert kubelet.certificate.read_bytes() != first
+        assert kubelet.ca.certificate.read_text() == company.pem
+        assert kubelet.ca.trusted.read_bytes() == keys.certificate_pem(company.path[0])
+        assert not list((tmp_path / "w-1").rglob("ca.key"))
+        plain = worker(gate, name="cp-2", ip="192.0.2.60")
+        partner = replace(plain, config=replace(plain.config, role=Role.CONTROL_PLANE))
+        join(gate, partner)
+        assert handover.give(described(gate, partner)) == handover.give(given)
 
 
 def test_a_worker_is_given_no_authority(gate: Gate) -> None:

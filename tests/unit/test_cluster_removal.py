@@ -15,7 +15,7 @@ from firstboot.cluster.quorum import Member
 from firstboot.cluster.records import Machine, machine_object
 from firstboot.cluster.removal import REPEAT, SILENCE, STOP, Progress, Removal
 from firstboot.failure import BasaltError, DocumentError
-from firstboot.kube import Client, KubeError
+from firstboot.kube import Client, KubeError, Trust
 
 KUBE_SYSTEM = "/api/v1/namespaces/kube-system/configmaps"
 NODES = "/api/v1/nodes"
@@ -112,7 +112,7 @@ class Api(Client):
             if each["metadata"]["name"] == name:
                 each["metadata"]["deletionTimestamp"] = "now"
 
-    async def apply(self, obj: Any, manager: str = "") -> None:
+    async def apply(self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER) -> None:
         assert manager == "basalt-removal", "the agent's own fields stay"
         node = self.objects[f"{NODES}/{obj['metadata']['name']}"]
         assert obj["metadata"]["uid"] == node["metadata"]["uid"]

@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import pytest
 
-from firstboot.config import Config, DatastoreType
+from firstboot.config import Config, Datastore, DatastoreType
 from firstboot.datastores.dqlite import Dqlite
 from firstboot.datastores.etcd import Etcd
+from firstboot.datastores.external import ExternalEtcd
 from firstboot.datastores.store import Member, Salvaged, store
 from firstboot.failure import BasaltError, Refused
 from firstboot.kube import Client
@@ -207,4 +208,5 @@ def test_etcds_tools_are_given_certificates_and_the_leap(
 
 
 def test_each_type_has_its_store() -> None:
-    assert [type(store(each, Client())) for each in DatastoreType] == [Dqlite, Etcd]
+    found = [type(store(Datastore(type=each), Client())) for each in DatastoreType]
+    assert found == [Dqlite, Etcd, ExternalEtcd]

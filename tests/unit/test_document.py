@@ -341,6 +341,9 @@ def test_examples_are_valid(example: Path) -> None:
 def test_full_example_has_every_key() -> None:
     given = yaml.safe_load((EXAMPLES[0].parent / "full.yaml").read_text())["basalt"]
     for path in schemacheck.property_paths(schema.load("user-data")):
+        if path[0] == "certificates" or path[:2] == ("datastore", "external"):
+            # It would have a private key in it; and the latter goes with another type of datastore.
+            continue
         value: Any = given
         for key in path:
             assert key in value, f"{path} is missing in examples/full.yaml"

@@ -16,9 +16,10 @@ from image.vm.administration import format_table
 from image.vm.disks import link_or_copy
 from image.vm.switch import Switch, connected
 from image.vm.userdata import with_client_ca
+from tests.node import CommandFailed
 from tests.vm import metadata
 from tests.vm.artefacts import folder_name
-from tests.vm.channel import Channel, ChannelClosed, CommandFailed
+from tests.vm.channel import Channel, ChannelClosed
 from tests.vm.console import Console, find_forbidden
 from tests.vm.guest import channel as guest
 from tests.vm.ready import prune

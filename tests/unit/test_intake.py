@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from firstboot.cluster import settings
+from firstboot.cluster.followed import Followed
 from firstboot.cluster.membership import Membership
 from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake, node_name
 from firstboot.sources import FILE
+from tests.unit.support_pki import Company
 
 GOOD = "basalt:\n  role: control-plane\n"
 FACTS = Facts(
@@ -121,6 +124,28 @@ def test_what_a_node_keeps_for_life_is_refused(world: World, change: str, path: 
     taken = intake.look()
     assert taken.node == before
     assert [(failure.code, failure.path) for failure in taken.failures] == [("fixed-setting", path)]
+
+
+def test_a_document_does_not_replace_a_nodes_authority(world: World) -> None:
+    company, other = Company.make("Company CA"), Company.make("Other CA")
+
+    def brings(authority: Company) -> str:
+        return json.dumps({"basalt": {"role": "control-plane", "certificates": authority.document}})
+
+    file = world.root / "etc/kubernetes/pki/ca.crt"
+    file.parent.mkdir(parents=True)
+    world.document(GOOD)
+    world.intake().look()
+    file.write_text(other.pem)
+    world.document(brings(company))
+    taken = world.intake().look()
+    assert taken.node is not None and taken.node.config.certificates.ca.key is None, "it stays what it was"
+    [failure] = taken.failures
+    assert (failure.code, failure.path) == ("fixed-setting", "basalt.certificates.ca")
+    file.write_text(company.pem)
+    assert world.intake().look().failures == (), "the same authority may be named later"
+    file.write_text(other.pem)
+    assert world.intake().look().failures == (), "a restored node starts by the document it has"
 
 
 def test_an_allowed_change_is_followed(world: World) -> None:
@@ -249,3 +274,78 @@ def test_a_control_plane_that_is_not_alone_any_more_follows_its_own_document(wor
 )
 def test_the_name_of_a_node(hostname: str, name: str) -> None:
     assert node_name(replace(FACTS, hostname=hostname)) == name
+
+
+FOLLOWED = "    upstream-nameservers: [192.0.2.53]\n"
+DNS = "  features:\n   dns:\n" + FOLLOWED
+UPSTREAM = "features.dns.upstream-nameservers"
+
+
+def follow(intake: Intake, document: dict[str, object] | None = None, upstream: tuple[str, ...] = ()) -> None:
+    """Have the node follow version 3 of settings, which its document has said something about or not."""
+    features = {"dns": {"upstream-nameservers": upstream}}
+    common = settings.of(Config.from_dict({"role": "control-plane", "features": features}))
+    Followed(3, "2026-11-23T09:00:00Z", common, document or {}).save(intake.followed)
+
+
+def test_a_node_boots_with_the_settings_it_has_followed_last(world: World) -> None:
+    world.document(GOOD + DNS)
+    intake = world.intake()
+    before = intake.look().node
+    assert before is not None and before.config.features.dns.upstream_nameservers == ("192.0.2.53",)
+    assert before.stated == {UPSTREAM: ["192.0.2.53"]} and before.followed is None
+    follow(intake, {UPSTREAM: ["192.0.2.53"]}, ("192.0.2.99",))
+    for look in (intake, world.intake()):
+        taken = look.look()
+        assert taken.failures == (), "a document that stays as it is contradicts nobody"
+        assert taken.node is not None and taken.node.followed is not None
+        assert taken.node.followed.version == 3
+        assert taken.node.config.features.dns.upstream_nameservers == ("192.0.2.99",)
+
+
+def test_a_changed_document_of_the_only_control_plane_waits_for_its_version(world: World) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    intake.look()
+    follow(intake)
+    world.document(GOOD + DNS + "  time: {servers: [192.0.2.1]}\n")
+    taken = intake.look()
+    assert taken.node is not None and taken.failures == ()
+    assert taken.node.stated == {UPSTREAM: ["192.0.2.53"]}
+    assert taken.node.config.features.dns.upstream_nameservers == (), "the cluster comes first"
+    assert taken.node.config.time.servers == ("192.0.2.1",), "what is the machine's own counts at once"
+
+
+@pytest.mark.parametrize("key", ["features: {dns: {service-ip: 10.152.183.9}}", "datastore: {type: etcd}"])
+def test_what_a_cluster_keeps_is_refused_of_its_only_control_plane(world: World, key: str) -> None:
+    world.document(GOOD)
+    intake = world.intake()
+    good = intake.look().node
+    follow(intake)
+    world.document(f"{GOOD}  {key}\n")
+    taken = intake.look()
+    [failure] = taken.failures
+    assert (failure.code, failure.path.startswith("basalt.")) == ("fixed-setting", True)
+    assert taken.node is not None and good is not None and taken.node.config == good.config
+
+
+@pytest.mark.parametrize("text", [GOOD, WORKER], ids=["one of several control planes", "worker"])
+def test_a_document_that_begins_to_contradict_its_cluster_is_told_how_to_change_that(
+    world: World, text: str
+) -> None:
+    world.document(text)
+    intake = world.intake()
+    intake.look()
+    Membership(SETTINGS, ("192.0.2.1", "192.0.2.10")).save(intake.membership)
+    follow(intake)
+    assert intake.look().failures == ()
+    world.document(text + DNS)
+    taken = intake.look()
+    [failure] = taken.failures
+    assert (failure.code, failure.path) == ("differs-from-cluster", f"basalt.{UPSTREAM}")
+    assert f"`basalt set '{UPSTREAM}=[\"192.0.2.53\"]'`" in failure.remedy
+    assert taken.node is not None and taken.node.config.features.dns.upstream_nameservers == ()
+    follow(intake, upstream=("192.0.2.53",))
+    taken = intake.look()
+    assert taken.failures == () and taken.node is not None
+    assert taken.node.stated == {UPSTREAM: ["192.0.2.53"]}

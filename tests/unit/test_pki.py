@@ -24,6 +24,7 @@ from firstboot.pki import ca, leaf
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.pki.verdict import Ledger
+from tests.unit.support_pki import handshake
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -70,7 +71,7 @@ def test_everything_is_made_and_then_left_alone(tmp_path: Path) -> None:
     wanted, ledger = described(root), Ledger()
     findings = pki.check(wanted, ledger, NOW)
     names = certificate_names(wanted) | {"sa"}
-    names |= {entry.path.name for entry in wanted.kubeconfigs}
+    names |= {entry.path.name for entry in wanted.kubeconfigs} | {"ca-trusted.crt"}
     assert {finding.name for finding in findings} == names
     assert not root.exists(), "a check makes nothing"
     assert set(pki.apply(wanted, ledger, NOW)) == names
@@ -127,20 +128,7 @@ def test_mutual_tls_handshake(tmp_path: Path) -> None:
     for context, name in ((server, "apiserver"), (client, "admin")):
         spec = wanted.certificate(name)
         context.load_cert_chain(spec.certificate, spec.key)
-    ends = [ssl.MemoryBIO() for _ in range(4)]
-    here = client.wrap_bio(ends[0], ends[1], server_hostname="192.0.2.7")
-    there = server.wrap_bio(ends[2], ends[3], server_side=True)
-    done: set[ssl.SSLObject] = set()
-    for _ in range(10):
-        for end in (here, there):
-            try:
-                end.do_handshake()
-                done.add(end)
-            except ssl.SSLWantReadError:
-                pass
-            ends[2].write(ends[1].read())
-            ends[0].write(ends[3].read())
-    assert done == {here, there}
+    there = handshake(client, server, "192.0.2.7")
     peer = there.getpeercert()
     assert peer is not None
     assert (("organizationName", "system:masters"),) in peer["subject"]
@@ -399,7 +387,7 @@ def test_steady_node_needs_no_cryptography(tmp_path: Path) -> None:
     """The ledger on disk is what keeps a restart of the agent quick."""
     root, ledger = tmp_path / "kubernetes", tmp_path / "ledger.json"
     pki.apply(described(root), Ledger(ledger))
-    pki.apply(described(root), Ledger(ledger))
+    pki.check(described(root), Ledger(ledger))
     script = (
         "import sys; from pathlib import Path; from firstboot import pki\n"
         "from firstboot.config import Config; from firstboot.pki.catalogue import catalogue\n"

@@ -180,3 +180,9 @@ class Answer:
 def test_a_gate_opens_when_its_service_works(active: str, answer: str | None, reason: str | None) -> None:
     finding = asyncio.run(Gate("node", Answer(answer), unit="kubelet").check(machine(unit(active))))
     assert (finding.reason if finding else None) == reason
+
+
+def test_a_pass_names_what_it_has_done() -> None:
+    done, broken, waiting = Work("done"), Work("broken", error="no space"), Work("waiting", action="wait")
+    assert go(done, broken, waiting).applied == {"done"}
+    assert go(done).applied == frozenset()

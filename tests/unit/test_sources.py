@@ -16,6 +16,7 @@ from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import DocumentError
 from firstboot.sources import Absent, Found, Waiting
+from tests.unit.support_pki import Company
 
 GOOD = "basalt:\n  role: control-plane\n"
 CLOUD = "#cloud-config\n" + GOOD
@@ -295,6 +296,14 @@ def test_a_document_of_another_image_is_checked_again(machine: Machine, role: st
     record = {"schema": "older", "origin": "x", "digest": "y", "document": {"role": role}}
     machine.write(sources.CACHE, json.dumps(record))
     assert (sources.recall(machine.root) is not None) == good
+
+
+def test_a_known_document_outlives_the_certificates_in_it(machine: Machine) -> None:
+    """An image with another schema must start, even if an administrators' CA has ended meanwhile."""
+    document = {"role": "control-plane", "access": {"client-ca": Company.make("Admins", days=-1).pem}}
+    record = {"schema": "older", "origin": "x", "digest": "y", "document": document}
+    machine.write(sources.CACHE, json.dumps(record))
+    assert sources.recall(machine.root) is not None
 
 
 def test_merged_configuration_is_checked(machine: Machine) -> None:

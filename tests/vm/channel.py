@@ -13,12 +13,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from firstboot.failure import BasaltError
 from image.vm.arguments import CHANNEL_PORT, Credential
+from tests.node import CommandFailed, Result, describe
 
 GUEST_PROGRAM = Path(__file__).parent / "guest" / "channel.py"
 UNIT = "basalt-test-channel"
@@ -35,35 +35,6 @@ GRACE = 30.0
 """Seconds that the channel itself may need on top of a command's own time."""
 SLICE = 0.5
 """Seconds between two looks at whether the machine is still well while an answer is awaited."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A command that ended inside the machine."""
-
-    command: str
-    code: int
-    output: bytes
-    errors: bytes
-
-    @property
-    def stdout(self) -> str:
-        """Standard output as text."""
-        return self.output.decode(errors="replace")
-
-    @property
-    def stderr(self) -> str:
-        """Standard error as text."""
-        return self.errors.decode(errors="replace")
-
-    @property
-    def ok(self) -> bool:
-        """Whether the exit code is 0."""
-        return self.code == 0
-
-
-class CommandFailed(BasaltError):
-    """A command inside the machine failed or took too long."""
 
 
 class ChannelClosed(BasaltError):
@@ -198,9 +169,3 @@ class Channel:
             return
         if answers := self._waiting.get(answer.get("id")):
             answers.put(answer)
-
-
-def describe(result: Result) -> str:
-    """Return the command with the end of what it printed."""
-    tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-20:])
-    return f"{result.command}\n{tail}".rstrip()

@@ -3,8 +3,9 @@
 
 boot            a function: switch on a new machine; it is gone when the test ends
 ready_machine   a copy of the Ready control plane with dqlite, this test's own to do anything to
-ready_each      the same for every datastore in turn
 ready_copy      a function: the same for the datastore it is given
+shared_machine  a copy of the Ready control plane with dqlite for all tests of a file, which leave it as it is
+shared_each     the same for every datastore in turn
 cluster         a network for several machines
 founder         a function: a copy of the Ready control plane with a datastore in that network, for others to join
 
@@ -14,7 +15,7 @@ What a Ready machine has in it is written in states.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,14 +42,27 @@ Boot = Callable[[Setup], Machine]
 ReadyCopy = Callable[[str], Machine]
 
 
+ORDER = ("first_boot", "life", "torture", "workers", "backup", "documents", "bad_documents", "administration")
+"""What most of the others depend on comes first, and what takes longest is not last."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test here its marker and a time limit."""
+    """Put tests here in order, and give each its marker and a time limit."""
+    items.sort(key=position)
     for item in items:
         if HERE not in item.path.parents:
             continue
         item.add_marker(pytest.mark.vm)
         if config.pluginmanager.hasplugin("timeout") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+def position(item: pytest.Item) -> int:
+    """Return where a test on machines runs among those here, the unnamed last; all others come before."""
+    if HERE not in item.path.parents:
+        return -1
+    name = item.path.stem.removeprefix("test_")
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -87,19 +101,21 @@ def boot(image: Path, accelerator: Accelerator) -> Iterator[Boot]:
         yield lambda setup: machines.enter_context(Machine(setup, image, accelerator=accelerator))
 
 
+@contextmanager
+def copy(datastore: str, image: Path, accelerator: Accelerator) -> Iterator[Machine]:
+    """Switch on a copy of the Ready machine with a datastore; the first to ask boots and saves it."""
+    setup = states.setup(datastore)
+    saved = ready.ready(setup, image, accelerator, states.furnish)
+    with ready.clone(saved, setup, image, accelerator) as machine:
+        machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
+        yield machine
+
+
 @pytest.fixture
 def ready_copy(image: Path, accelerator: Accelerator) -> Iterator[ReadyCopy]:
-    """Switch on a copy of the Ready machine with a datastore; the first to ask boots and saves it."""
+    """Switch on copies of Ready machines."""
     with ExitStack() as machines:
-
-        def copy(datastore: str) -> Machine:
-            setup = states.setup(datastore)
-            saved = ready.ready(setup, image, accelerator, states.furnish)
-            machine = machines.enter_context(ready.clone(saved, setup, image, accelerator))
-            machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
-            return machine
-
-        yield copy
+        yield lambda datastore: machines.enter_context(copy(datastore, image, accelerator))
 
 
 @pytest.fixture
@@ -128,7 +144,21 @@ def ready_machine(ready_copy: ReadyCopy) -> Machine:
     return ready_copy("dqlite")
 
 
-@pytest.fixture(params=states.DATASTORES)
-def ready_each(request: pytest.FixtureRequest, ready_copy: ReadyCopy) -> Machine:
-    """A copy of each Ready control plane in turn."""
-    return ready_copy(request.param)
+@pytest.fixture(scope="module")
+def shared_machine(image: Path, accelerator: Accelerator) -> Iterator[Machine]:
+    """A copy of the Ready control plane with dqlite that a file's tests only look at."""
+    with copy("dqlite", image, accelerator) as machine:
+        yield machine
+
+
+@pytest.fixture(params=states.DATASTORES, scope="module")
+def datastore(request: pytest.FixtureRequest) -> str:
+    """Each datastore in turn."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared_each(datastore: str, image: Path, accelerator: Accelerator) -> Iterator[Machine]:
+    """A copy of each Ready control plane in turn that a file's tests only look at."""
+    with copy(datastore, image, accelerator) as machine:
+        yield machine

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from image import components, declaration
 from image.vm import disks, seed
-
-from .channel import Result
+from tests.node import Result
 
 TEST_LABEL = "testdata"
 TEST_FOLDER = "/run/testdata"

@@ -19,35 +19,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from firstboot.failure import BasaltError
-from firstboot.report.status import Phase, Status
+from firstboot.report.status import Status
 from image.vm import disks, process, seed
 from image.vm.arguments import Accelerator, Credential, Firmware, Forward, Hardware, Network, UserNetwork
 from image.vm.place import ROOT
 from image.vm.qmp import Monitor
 from image.vm.status import fetch
+from tests.node import Node, NodeFailed, Result
 
 from . import artefacts
-from .channel import Channel, Result, credentials
+from .channel import Channel, credentials
 from .console import Console
 from .drives import Drive
 
 STATUS_PORT, REST_PORT, KUBERNETES_PORT = 9180, 6400, 6443
 FORWARDS = tuple(Forward(port) for port in (STATUS_PORT, REST_PORT, KUBERNETES_PORT))
 CLOSED = UserNetwork(FORWARDS)
-ADMIN_KUBECONFIG = "/etc/kubernetes/admin.kubeconfig"
 
 FOLDER = ROOT / "build" / "vm"
 
-READY_SECONDS = 1500.0
-"""From power-on to Ready under emulation on a busy host; what has failed does not wait for it."""
 BOOT_SECONDS = 600.0
 """From power-on to the first answered command."""
-POLL_SECONDS = 1.0
-UNITS_SECONDS = 10.0
-"""Seconds between two looks at failed units while waiting: each costs the guest a process."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +74,6 @@ class Setup:
         return repr((*plain, self.system, self.networks, self.credentials, self.extra))
 
 
-class MachineFailed(BasaltError):
-    """The machine did something that no test wants, or did not do what was waited for in time."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """The files of a machine that is off: its disk, firmware variables and read-only disks."""
@@ -93,7 +83,7 @@ class Parts:
     extra: tuple[Path, ...]
 
 
-class Machine:
+class Machine(Node):
     """One machine; a context manager that leaves neither a process nor a file behind.
 
     Its files are kept in build/test-logs when the block ends with an exception.
@@ -110,6 +100,7 @@ class Machine:
     ) -> None:
         """Describe a machine that boots the image, or one of other parts that goes on from a memory."""
         self.setup = setup
+        self.name = setup.name
         self.image = image
         self.accelerator = accelerator
         self._make_parts = parts or self._new_parts
@@ -142,7 +133,7 @@ class Machine:
     def prepare(self) -> None:
         """Make the folder and disks; a unix socket's path is short, so sockets have a folder of their own."""
         sweep(FOLDER)
-        self.folder = FOLDER / f"{self.setup.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}"
+        self.folder = FOLDER / f"{self.name}.{uuid.uuid4().hex[:8]}.{os.getpid()}"
         self.folder.mkdir(parents=True)
         self._sockets = Path(tempfile.mkdtemp(prefix="basalt-"))
         self.parts = self._make_parts(self.folder)
@@ -153,7 +144,7 @@ class Machine:
         extra = [drive.make(folder, f"extra{index}") for index, drive in enumerate(self.setup.extra)]
         if self.setup.document is not None:
             text = seed.user_data(self.setup.document)
-            extra.append(seed.nocloud_iso(folder / "seed", text, seed.Instance.named(self.setup.name)))
+            extra.append(seed.nocloud_iso(folder / "seed", text, seed.Instance.named(self.name)))
         return Parts(
             disks.overlay(self.image, folder / "disk.qcow2", size=self.setup.disk),
             disks.firmware_variables(folder / "variables.qcow2"),
@@ -164,7 +155,7 @@ class Machine:
     def hardware(self) -> Hardware:
         """The machine as QEMU gets it."""
         return Hardware(
-            name=self.setup.name,
+            name=self.name,
             disk=self.parts.disk,
             firmware=Firmware(disks.FIRMWARE_CODE, self.parts.variables),
             console=self.console.path,
@@ -227,117 +218,39 @@ class Machine:
     def channel(self) -> Channel:
         """The way in for commands."""
         if self._channel is None:
-            raise MachineFailed(f"{self.setup.name} is off")
+            raise NodeFailed(f"{self.name} is off")
         return self._channel
-
-    def kubectl(self, *arguments: str, timeout: float = 90, check: bool = True, stdin: str = "") -> Result:
-        """Run kubectl on the machine as the cluster's administrator."""
-        command = ["kubectl", f"--kubeconfig={ADMIN_KUBECONFIG}", *arguments]
-        return self.run(command, timeout=timeout, check=check, stdin=stdin)
-
-    def get(self, *arguments: str) -> Any:
-        """Return what `kubectl get … -o json` says."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
-
-    def write(self, path: str, content: str | bytes, mode: str = "0644") -> None:
-        """Write a file of the machine in one step, folders included."""
-        script = 'mkdir -p "${1%/*}" && cat > "$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
-        self.run(["sh", "-ec", script, "sh", path, mode], stdin=content)
 
     def status(self) -> Status | None:
         """Return the status document, or None while nobody answers."""
         return fetch(self.port(STATUS_PORT), timeout=10)
 
     def watch(self) -> None:
-        """Raise MachineFailed if QEMU ended or the console shows what it never may."""
+        """Raise NodeFailed if QEMU ended or the console shows what it never may."""
         if not self.on:
             code = self._process.returncode if self._process else None
-            raise MachineFailed(
-                f"{self.setup.name}: QEMU ended ({code}): {process.tail(self.folder / 'qemu.log')}\n"
+            raise NodeFailed(
+                f"{self.name}: QEMU ended ({code}): {process.tail(self.folder / 'qemu.log')}\n"
                 + self.console.tail()
             )
         if not self._reporting and (offence := self.console.offence()):
-            raise MachineFailed(f"{self.setup.name}: the console says: {offence}\n{self.report()}")
-
-    def wait_until(self, what: str, condition: Callable[[], object], timeout: float) -> None:
-        """Look once a second whether a condition holds; fail at once if the machine does."""
-        end = time.monotonic() + timeout
-        while True:
-            self.watch()
-            if condition():
-                return
-            if time.monotonic() > end:
-                raise MachineFailed(f"{self.setup.name}: not within {timeout:g} s: {what}\n{self.report()}")
-            time.sleep(POLL_SECONDS)
+            raise NodeFailed(f"{self.name}: the console says: {offence}\n{self.report()}")
 
     def wait_for_boot(self, timeout: float = BOOT_SECONDS) -> None:
         """Wait until commands are answered."""
         self.channel.wait(timeout)
 
-    def wait_for_phase(
-        self, phase: Phase = Phase.READY, timeout: float = READY_SECONDS, *, failed_units: bool = False
-    ) -> Status:
-        """Wait for a phase and return the status then.
-
-        Fails at once when the document is refused though that is not what was waited for, when a unit failed
-        (unless failed_units says that this may be), and on everything that watch() finds.
-        """
-        end = time.monotonic() + timeout
-        look_at_units = time.monotonic() + UNITS_SECONDS
-        while True:
-            self.watch()
-            status = self.status()
-            if status and status.phase is phase:
-                return status
-            if status and status.phase is Phase.DOCUMENT_INVALID:
-                raise MachineFailed(f"{self.setup.name}: the document was refused\n{self.report(status)}")
-            now = time.monotonic()
-            if status and not failed_units and now > look_at_units:
-                self._refuse_failed_units()
-                look_at_units = now + UNITS_SECONDS
-            if now > end:
-                late = f"{self.setup.name}: not {phase} within {timeout:g} s"
-                raise MachineFailed(f"{late}\n{self.report(status)}")
-            time.sleep(POLL_SECONDS)
-
-    def failed_units(self) -> list[str]:
-        """Return the names of units that failed."""
-        lines = self.run("systemctl list-units --state=failed --plain --no-legend", timeout=60).stdout
-        return [line.split()[0] for line in lines.splitlines()]
-
-    def _refuse_failed_units(self) -> None:
-        if failed := self.failed_units():
-            raise MachineFailed(f"{self.setup.name}: failed: {', '.join(failed)}\n{self.report()}")
-
     def report(self, status: Status | None = None) -> str:
-        """Tell how the machine stands, for an error: status, failed units, journal, console."""
-        # What else the console says meanwhile must not cut the report short.
+        """Tell how the machine stands; what else the console says meanwhile must not cut that short."""
         self._reporting = True
         try:
-            return self._report(status)
+            return super().report(status)
         finally:
             self._reporting = False
 
-    def _report(self, status: Status | None) -> str:
-        lines = [f"--- {self.setup.name}, {self.age:.0f} s after power-on"]
-        status = status or self._quietly(self.status)
-        lines += status.unready if status else ["no status document"]
-        for title, command in (
-            ("failed units", "systemctl list-units --state=failed,auto-restart --plain --no-legend"),
-            ("journal", "journalctl --no-pager -b -p warning -n 25 -o short-monotonic"),
-        ):
-            lines += [f"--- {title}", self._output(command)]
-        return "\n".join([*lines, "--- console", self.console.tail()])
-
-    def _output(self, command: str) -> str:
-        result = self._quietly(lambda: self.channel.run(command, timeout=20, check=False))
-        return str(result.stdout.rstrip()) if result else "(no answer)"
-
-    def _quietly(self, look: Callable[[], Any]) -> Any:
-        try:
-            return look() if self.on else None
-        except BasaltError:
-            return None
+    def last_words(self) -> str:
+        """Return the end of the console."""
+        return f"--- console, {self.age:.0f} s after power-on\n{self.console.tail()}"
 
     def boot_id(self) -> str:
         """Return what is different after each start of the kernel."""
@@ -361,7 +274,7 @@ class Machine:
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise MachineFailed(f"{self.setup.name}: still on after {timeout:g} s\n{self.report()}") from None
+            raise NodeFailed(f"{self.name}: still on after {timeout:g} s\n{self.report()}") from None
         self.kill()
 
     def power_cut(self) -> None:

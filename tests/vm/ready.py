@@ -18,8 +18,9 @@ from pathlib import Path
 from image import host
 from image.vm import disks
 from image.vm.arguments import Accelerator, qemu_arguments
+from tests.node import READY_SECONDS
 
-from .machine import READY_SECONDS, Machine, Parts, Setup
+from .machine import Machine, Parts, Setup
 
 KEPT = 6
 """Saved machines that stay; the longest unused go first."""

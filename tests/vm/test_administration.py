@@ -24,10 +24,10 @@ DENIED = 1
 
 
 @pytest.fixture
-def authority(ready_machine: Machine, tmp_path: Path) -> Path:
+def authority(shared_machine: Machine, tmp_path: Path) -> Path:
     """The cluster's CA, as an administrator has got it."""
     path = tmp_path / "cluster-ca.crt"
-    path.write_text(ready_machine.run("cat /etc/kubernetes/pki/ca.crt").stdout)
+    path.write_text(shared_machine.run("cat /etc/kubernetes/pki/ca.crt").stdout)
     return path
 
 
@@ -52,9 +52,9 @@ def workstation(
 
 
 def test_a_workstation_gets_its_kubeconfig_and_uses_it(
-    ready_machine: Machine, authority: Path, tmp_path: Path
+    shared_machine: Machine, authority: Path, tmp_path: Path
 ) -> None:
-    machine, mine = ready_machine, states.administrator()
+    machine, mine = shared_machine, states.administrator()
     told = workstation(machine, mine, authority, "status", "--json")
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["phase"] == "ready"
@@ -73,23 +73,23 @@ def test_a_workstation_gets_its_kubeconfig_and_uses_it(
 
 
 def test_a_certificate_of_another_authority_does_not_administer(
-    ready_machine: Machine, authority: Path, tmp_path: Path
+    shared_machine: Machine, authority: Path, tmp_path: Path
 ) -> None:
     stranger = administration.make_credentials(tmp_path / "stranger")
-    refused = workstation(ready_machine, stranger, authority, "kubeconfig")
+    refused = workstation(shared_machine, stranger, authority, "kubeconfig")
     assert (refused.returncode, refused.stdout) == (DENIED, "")
     assert "certificate" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_a_node_of_another_cluster_is_not_believed(ready_machine: Machine, tmp_path: Path) -> None:
+def test_a_node_of_another_cluster_is_not_believed(shared_machine: Machine, tmp_path: Path) -> None:
     other = administration.make_credentials(tmp_path / "other").authority
-    refused = workstation(ready_machine, states.administrator(), other, "status")
+    refused = workstation(shared_machine, states.administrator(), other, "status")
     assert (refused.returncode, refused.stdout) == (DENIED, "")
     assert "--cacert" in refused.stderr
 
 
-def test_root_on_the_node_needs_no_certificate(ready_machine: Machine) -> None:
-    machine = ready_machine
+def test_root_on_the_node_needs_no_certificate(shared_machine: Machine) -> None:
+    machine = shared_machine
     assert "Ready" in machine.run("kubectl --kubeconfig=/etc/kubernetes/admin.kubeconfig get nodes").stdout
     machine.run("basalt kubeconfig > /run/kubeconfig")
     assert machine.run("kubectl --kubeconfig=/run/kubeconfig get --raw /readyz").stdout == "ok"
@@ -101,7 +101,7 @@ def test_root_on_the_node_needs_no_certificate(ready_machine: Machine) -> None:
     assert bad.code == 2 and "rolle" in bad.stderr and "Traceback" not in bad.stderr
 
 
-def test_nobody_else_on_the_node_gets_in(ready_machine: Machine) -> None:
-    refused = ready_machine.run(["setpriv", "--reuid=nobody", "basalt", "kubeconfig"], check=False)
+def test_nobody_else_on_the_node_gets_in(shared_machine: Machine) -> None:
+    refused = shared_machine.run(["setpriv", "--reuid=nobody", "basalt", "kubeconfig"], check=False)
     assert refused.code == DENIED and refused.stdout == ""
     assert "root" in refused.stderr and "Traceback" not in refused.stderr

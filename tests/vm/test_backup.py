@@ -48,7 +48,10 @@ def check(machine: Machine, revision: int) -> None:
 
 
 # Both ways for both datastores would cost make test two more restarts of everything; what differs is in the datastores.
-@pytest.mark.parametrize("datastore", [pytest.param("dqlite", marks=pytest.mark.soak), "etcd"])
+@pytest.mark.parametrize(
+    "datastore",
+    [pytest.param("dqlite", marks=pytest.mark.soak), pytest.param("etcd", marks=pytest.mark.variant)],
+)
 def test_a_backup_brings_back_what_was_there(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
     check(machine, restore(machine))

@@ -9,7 +9,6 @@ from firstboot.report.status import Phase, State
 from image.vm.status import get
 
 from . import pods, states
-from .conftest import ReadyCopy
 from .machine import STATUS_PORT, Machine
 
 OURS = (
@@ -26,33 +25,8 @@ OURS = (
 """Beginnings of the names of units that this project answers for."""
 
 
-def output_of(machine: Machine, name: str, *arguments: str) -> str:
-    """Run a pod to its end and return what it wrote, by way of the kubelet's logs."""
-    manifest = {"apiVersion": "v1", "kind": "Pod", **pods.template(name)}
-    manifest["spec"]["restartPolicy"] = "Never"
-    manifest["spec"]["containers"][0]["args"] = list(arguments)
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
-    ended, seconds = "--for=jsonpath={.status.phase}=Succeeded", pods.POD_SECONDS
-    machine.kubectl("wait", ended, f"pod/{name}", f"--timeout={seconds}s", timeout=seconds + 30)
-    return machine.kubectl("logs", name).stdout
-
-
-def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(ready_each: Machine) -> None:
-    machine = ready_each
-    for name in ("kubernetes.default.svc.cluster.local", "kubernetes.default", "kubernetes"):
-        assert pods.ask(machine, "dns", name)["addresses"] == [states.API_SERVICE]
-    answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
-    assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
-    assert json.loads(output_of(machine, "once", "dns", "kubernetes"))["addresses"] == [states.API_SERVICE]
-    [address] = pods.addresses(machine)
-    fetched = machine.run(
-        f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{address}:8080/hostname').read())\""
-    )
-    assert "probe" in fetched.stdout
-
-
-def test_clean_boot(ready_each: Machine) -> None:
-    machine = ready_each
+def test_clean_boot(shared_each: Machine) -> None:
+    machine = shared_each
     assert machine.failed_units() == []
     assert machine.run("systemctl is-system-running", check=False).stdout.strip() == "running"
     lines = machine.run("journalctl -b -p warning -o json --no-pager").stdout.splitlines()
@@ -65,8 +39,33 @@ def test_clean_boot(ready_each: Machine) -> None:
     assert machine.run("cloud-init status --long", check=False).code == 0
 
 
-def test_status_tells_the_same_over_every_door(ready_each: Machine) -> None:
-    machine = ready_each
+def output_of(machine: Machine, name: str, *arguments: str) -> str:
+    """Run a pod to its end and return what it wrote, by way of the kubelet's logs."""
+    manifest = {"apiVersion": "v1", "kind": "Pod", **pods.template(name)}
+    manifest["spec"]["restartPolicy"] = "Never"
+    manifest["spec"]["containers"][0]["args"] = list(arguments)
+    machine.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
+    ended, seconds = "--for=jsonpath={.status.phase}=Succeeded", pods.POD_SECONDS
+    machine.kubectl("wait", ended, f"pod/{name}", f"--timeout={seconds}s", timeout=seconds + 30)
+    return machine.kubectl("logs", name).stdout
+
+
+def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(shared_each: Machine) -> None:
+    machine = shared_each
+    for name in ("kubernetes.default.svc.cluster.local", "kubernetes.default", "kubernetes"):
+        assert pods.ask(machine, "dns", name)["addresses"] == [states.API_SERVICE]
+    answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
+    assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
+    assert json.loads(output_of(machine, "once", "dns", "kubernetes"))["addresses"] == [states.API_SERVICE]
+    [address] = pods.addresses(machine)
+    fetched = machine.run(
+        f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{address}:8080/hostname').read())\""
+    )
+    assert "probe" in fetched.stdout
+
+
+def test_status_tells_the_same_over_every_door(shared_each: Machine) -> None:
+    machine = shared_each
     status = machine.status()
     assert status and status.phase is Phase.READY and not status.failures
     assert all(part.state in (State.HEALTHY, State.OFF) for part in status.components.values())
@@ -82,15 +81,15 @@ def test_status_tells_the_same_over_every_door(ready_each: Machine) -> None:
     assert node["metadata"]["name"] == status.node.name == "node-1"
 
 
-def test_a_node_without_a_way_out_is_ready_too(ready_copy: ReadyCopy) -> None:
-    machine = ready_copy("etcd")
-    assert machine.run("ip -json route show default").stdout.strip() == "[]"
+def test_ready_with_and_without_a_way_out(datastore: str, shared_each: Machine) -> None:
+    machine = shared_each
+    routes = json.loads(machine.run("ip -json route show default").stdout)
+    assert bool(routes) is states.WAY_OUT[datastore]
     assert machine.run("ip -json address show").stdout.count("10.0.2.15") == 1
-    assert machine.failed_units() == []
 
 
-def test_nobody_can_log_in(ready_machine: Machine) -> None:
-    machine = ready_machine
+def test_nobody_can_log_in(shared_each: Machine) -> None:
+    machine = shared_each
     shadow = machine.run("getent shadow").stdout.splitlines()
     assert all(line.split(":")[1].startswith(("!", "*")) for line in shadow)
     assert machine.run("systemctl list-units --plain --no-legend '*getty*' 'ssh*'").stdout == ""

@@ -8,11 +8,12 @@ from functools import partial
 import pytest
 
 from firstboot.report.status import Phase
+from tests.node import READY_SECONDS
 
 from . import states
 from .conftest import Boot, ReadyCopy
 from .documents import control_plane
-from .machine import READY_SECONDS, Machine, Setup
+from .machine import Machine, Setup
 
 RECOVERY_SECONDS = 480.0
 """From a killed service to Ready, everything that depends on it included."""
@@ -30,15 +31,17 @@ KILLED = {
 """Services of a node with this datastore that are killed one right after the other, round by round."""
 
 
-def test_reboot(ready_machine: Machine) -> None:
+def test_reboot_and_power_button(ready_machine: Machine) -> None:
     machine = ready_machine
     machine.reboot()
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
+    # The power button: off in order, whatever runs.
+    machine.shutdown()
 
 
-@pytest.mark.parametrize("datastore", KILLED)
+@pytest.mark.parametrize("datastore", ["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])
 def test_every_service_comes_back_after_kill_9(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
     for services in KILLED[datastore]:
@@ -99,7 +102,3 @@ def test_power_cuts_during_the_first_boot(boot: Boot, datastore: str) -> None:
 def holds(machine: Machine, condition: str) -> bool:
     """Whether a shell condition holds inside the machine."""
     return machine.run(condition, check=False).ok
-
-
-def test_the_power_button_switches_off_in_order(ready_machine: Machine) -> None:
-    ready_machine.shutdown()

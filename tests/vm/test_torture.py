@@ -31,7 +31,7 @@ LEAST_RECORDS = 100
 PROGRAM = "/run/etcd-torture"
 
 
-@pytest.mark.parametrize("datastore", ENDPOINTS)
+@pytest.mark.parametrize("datastore", ["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])
 def test_power_cut_under_load_loses_nothing_acknowledged(ready_copy: ReadyCopy, datastore: str) -> None:
     machine = ready_copy(datastore)
     target = " ".join(ENDPOINTS[datastore])

@@ -12,11 +12,12 @@ from firstboot.report.status import Phase, Status
 from firstboot.sources import FILE
 from image.vm.fleet import address
 from image.vm.seed import document_text
+from tests.node import READY_SECONDS
 
 from . import drives, pods, states
 from .cluster import Cluster, member
 from .conftest import ReadyCopy
-from .machine import READY_SECONDS, Machine
+from .machine import Machine
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster in containers: who is in it, who leads its datastore, and writers that may not lose anything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from firstboot.report.status import Phase
+from image.vm.fleet import address
+from tests.node import Node, NodeFailed
+from tests.torture.programs import Torture
+
+from .container import Container, Tree
+from .wires import Wires
+
+TOKEN = "for-tests-only-0123456789abcdef0123456789"
+CONTROL_PLANES = ("node-1", "node-2", "node-3")
+WORKER = "node-4"
+JOINED_SECONDS = 300.0
+"""From a start to Ready, for all of a cluster, on a busy host."""
+GOES_ON_SECONDS = 60.0
+"""Until writes go on when somebody else has to lead."""
+WRITERS = 2
+"""At each node that is written to: enough to contend, few enough to leave a small host something for the nodes."""
+ETCDCTL = (
+    "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
+    "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
+)
+
+
+@dataclass
+class Cluster:
+    """Nodes that come and go on one network."""
+
+    datastore: str
+    tree: Tree
+    folder: Path
+    wires: Wires
+    program: Path
+    stack: ExitStack
+    nodes: dict[str, Container] = field(default_factory=dict)
+    journals: list[Torture] = field(default_factory=list)
+    verified: int = 0
+
+    def add(self, name: str) -> Container:
+        """Switch on a new node, in place of one of the same name."""
+        number = int(name.rpartition("-")[2])
+        if name in self.nodes:
+            self.nodes[name].__exit__(None, None, None)
+        wire = self.wires.connect(name)
+        node = Container(name, address(number), document(name, self.datastore), wire, self.tree, self.folder)
+        self.nodes[name] = self.stack.enter_context(node)
+        return node
+
+    @property
+    def control_planes(self) -> list[Container]:
+        """The control planes that run."""
+        return [self.nodes[name] for name in CONTROL_PLANES if name in self.nodes and self.nodes[name].on]
+
+    def leader(self) -> Container:
+        """Return the control plane whose datastore's member leads, waiting for one."""
+        found: list[Container] = []
+
+        def leads() -> bool:
+            found[:] = [node for node in self.control_planes if node.address == leader(node, self.datastore)]
+            return bool(found)
+
+        self.control_planes[0].wait_until("somebody leads", leads, GOES_ON_SECONDS)
+        return found[0]
+
+    def others(self, node: Container) -> list[Container]:
+        """Return the control planes that run, without this one."""
+        return [each for each in self.control_planes if each is not node]
+
+    def wait_whole(self) -> None:
+        """Wait until all nodes are Ready and all control planes vote."""
+        for node in self.nodes.values():
+            node.wait_for_phase(Phase.READY, JOINED_SECONDS, failed_units=True)
+        for node in self.control_planes:
+            want = {each.address for each in self.control_planes}
+            node.wait_until("all vote", partial(self._vote, node, want), JOINED_SECONDS)
+
+    def _vote(self, node: Container, want: set[str]) -> bool:
+        return voters(node, self.datastore) == want
+
+    @contextlib.contextmanager
+    def writing(self, *nodes: Container, seconds: float = 600) -> Iterator[Callable[[], None]]:
+        """Let writers write to nodes meanwhile; yields a function that waits until each has made progress."""
+        written = [self._writers(node) for node in nodes]
+        running = [torture.write(seconds, writers=WRITERS) for torture in written]
+        try:
+            going_on = partial(wait_progress, list(zip(written, running, nodes, strict=True)))
+            going_on()
+            yield going_on
+        finally:
+            # Asked to end, they write down which writes had no answer.
+            for process in running:
+                process.terminate()
+                process.communicate(timeout=GOES_ON_SECONDS)
+
+    def _writers(self, node: Container) -> Torture:
+        number = self.verified + len(self.journals)
+        journal = self.folder / f"{number}.journal"
+        torture = node.torture(self.datastore, self.program, journal, f"/registry/torture{number}/")
+        self.journals.append(torture)
+        return torture
+
+    def verify(self) -> None:
+        """Prove, by every control plane, that all that was acknowledged since the last time is there."""
+        for node in self.control_planes:
+            for torture in self.journals:
+                here = node.torture(self.datastore, self.program, torture.journal, torture.prefix)
+                result = here.verify()
+                assert result["broken"] == {}, (node.name, torture.prefix, result["instances"])
+        self.verified += len(self.journals)
+        self.journals.clear()
+
+
+def document(name: str, datastore: str) -> dict[str, Any]:
+    """Return the document of a node: the first founds the cluster, the others ask the other control planes."""
+    role = "worker" if name == WORKER else "control-plane"
+    if name == CONTROL_PLANES[0]:
+        founds = {"bootstrap": True}
+        return {
+            "version": 1,
+            "role": role,
+            "cluster": {"token": TOKEN, **founds},
+            "datastore": {"type": datastore},
+        }
+    known = [address(number) for number, each in enumerate(CONTROL_PLANES, 1) if each != name]
+    return {"version": 1, "role": role, "cluster": {"token": TOKEN, "endpoints": known}}
+
+
+def leader(node: Node, datastore: str) -> str | None:
+    """Return the address of the member that a node's member takes for the leader."""
+    if datastore == "dqlite":
+        answer = node.run("k8s-dqlite status", check=False, timeout=20)
+        return str(json.loads(answer.stdout)["leader"]).rpartition(":")[0] if answer.ok else None
+    answer = node.run(f"{ETCDCTL} endpoint status -w json", check=False, timeout=20)
+    if not answer.ok or not answer.stdout:
+        return None
+    [told] = json.loads(answer.stdout)
+    status = told["Status"]
+    return own_address(node) if status["leader"] == status["header"]["member_id"] else None
+
+
+def own_address(node: Node) -> str:
+    """Return a node's address in the cluster."""
+    return address(int(node.name.rpartition("-")[2]))
+
+
+def voters(node: Node, datastore: str) -> set[str]:
+    """Return the addresses of voting members; nothing while the datastore does not answer."""
+    if datastore == "dqlite":
+        answer = node.run("k8s-dqlite status", check=False, timeout=20)
+        members = json.loads(answer.stdout)["members"] if answer.ok else []
+        return {each["address"].rpartition(":")[0] for each in members if each["role"] == "voter"}
+    answer = node.run(f"{ETCDCTL} member list -w json", check=False, timeout=20)
+    members = json.loads(answer.stdout)["members"] if answer.ok else []
+    peers = [each["peerURLs"][0] for each in members if not each.get("isLearner")]
+    return {peer.rpartition(":")[0].removeprefix("https://") for peer in peers}
+
+
+def wait_progress(writers: list[tuple[Torture, subprocess.Popen[str], Container]]) -> None:
+    """Wait until each of the writers has 50 more acknowledged writes than now."""
+    for torture, process, node in writers:
+        goal = acknowledged(torture) + 50
+        end = time.monotonic() + GOES_ON_SECONDS
+        while acknowledged(torture) < goal:
+            if process.poll() is not None:
+                raise NodeFailed(f"{node.name}: the writers ended ({process.returncode})")
+            if time.monotonic() > end:
+                raise NodeFailed(f"{node.name}: writes do not go on\n{node.report()}")
+            time.sleep(0.2)
+
+
+def acknowledged(torture: Torture) -> int:
+    """Return how many writes were acknowledged so far."""
+    if not torture.journal.exists():
+        return 0
+    return torture.journal.read_bytes().count(b'"outcome":"made"')

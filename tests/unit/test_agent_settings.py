@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent has to do with the cluster's settings: who may change them, and that a change is looked at at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from firstboot import agent as agents
+from firstboot.agent import SETTINGS, Agent, Course
+from firstboot.api.node import NotYet
+from firstboot.backup.places import Places
+from firstboot.cluster.followed import Followed
+from firstboot.cluster.leaving import Leaver
+from firstboot.config import Config
+from firstboot.facts import Facts
+from firstboot.intake import Intake, Taken
+from firstboot.milestones import Milestones
+from firstboot.pki.catalogue import catalogue
+from firstboot.pki.verdict import Ledger
+from firstboot.plan import Memory, plan, wanted
+from firstboot.reconcile import Pass
+from firstboot.report import status
+from firstboot.services.model import Node
+from firstboot.steps.objects import Applied
+from firstboot.steps.settings import FollowSettings, TellVersion
+
+from .test_cluster_settings import BACKEND, FIRST, Api
+
+FOLLOWED = Followed(1, FIRST.time, dict(FIRST.settings), {})
+
+
+def node(role: str = "control-plane") -> Node:
+    cluster = {} if role == "control-plane" else {"token": "0" * 32, "endpoints": ["192.0.2.1"]}
+    config = Config.from_dict({"role": role, "cluster": cluster})
+    return Node(config, "node-1", "192.0.2.7", followed=FOLLOWED)
+
+
+def agent(root: Path, followed: Node, api: Api) -> Agent:
+    """Return one that follows a node, whose certificates are below a folder."""
+    memory = Memory(Ledger(), Applied(), root / "membership.json")
+    certificates = catalogue(followed.config, followed.name, [followed.ip], root)
+    goal = wanted(followed)
+    made = Agent(
+        cast(Any, None),
+        api,
+        Intake(root),
+        Milestones(root / "milestones.json"),
+        memory,
+        Leaver(cast(Any, None), api, root / "leaving.json"),
+        places=Places(root, (), owner=None),
+    )
+    made.course = Course(followed, goal, certificates, plan(followed, goal, certificates, memory))
+    return made
+
+
+def certify(made: Agent) -> None:
+    assert made.course is not None
+    path = made.course.certificates.certificate("agent").certificate
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_a_change_is_followed_without_waiting(tmp_path: Path) -> None:
+    api = Api(FIRST)
+    made = agent(tmp_path, node(), api)
+    with pytest.raises(NotYet, match="no certificates yet"):
+        assert made.settings
+    certify(made)
+    assert made.course is not None
+    step = next(each for each in made.course.steps if isinstance(each, FollowSettings))
+    made.course.verdicts.note(step)
+    asyncio.run(made.settings.change({BACKEND: "host-gw"}, "root"))
+    assert made.wake.is_set() and not made.course.verdicts.holds(SETTINGS)
+
+
+def test_a_worker_reads_and_does_not_change(tmp_path: Path) -> None:
+    api = Api(FIRST)
+    made = agent(tmp_path, node("worker"), api)
+    certify(made)
+    with pytest.raises(NotYet, match="a worker changes no settings"):
+        asyncio.run(made.settings.change({BACKEND: "host-gw"}, "root"))
+    found = asyncio.run(made.settings.versions())
+    assert found is not None and found.newest == api.newest == FIRST
+    assert not made.wake.is_set()
+
+
+def test_what_a_node_follows_is_in_its_status_and_on_its_node(tmp_path: Path) -> None:
+    made = agent(tmp_path, node(), Api(FIRST))
+    assert made.course is not None
+    told = [each for each in made.course.steps if isinstance(each, TellVersion)]
+    assert [(each.node, each.version) for each in told] == [("node-1", 1)]
+    taken = Taken(Facts("node-1"), node=made.course.node, addresses=("192.0.2.7",))
+    shown = made._running(taken, made.course, Pass((), {}, ()), _healthy(made.course))
+    assert shown.settings == status.Settings(1, FIRST.time)
+    unfollowed = replace(made.course.node, followed=None)
+    assert agents._followed(unfollowed) is None
+
+
+def _healthy(course: Course) -> dict[str, status.Part]:
+    return {service.unit: status.Part(status.State.HEALTHY) for service in course.wanted.all_services}
