@@ -11,7 +11,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -22,6 +22,7 @@ from firstboot import log as logs
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.backup.places import Places
 from firstboot.cluster import leaving
+from firstboot.cluster.fence import Fence, LeftBehind
 from firstboot.cluster.joiner import Joiner
 from firstboot.cluster.leaving import Leaver
 from firstboot.codes import Code
@@ -34,7 +35,18 @@ from firstboot.milestones import Milestones
 from firstboot.observe import Observer
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
-from firstboot.plan import GATES, UNITS, Memory, Wanted, node_probe, plan, restoring, wanted
+from firstboot.plan import (
+    GATES,
+    UNITS,
+    Memory,
+    Wanted,
+    left_behind,
+    node_probe,
+    plan,
+    resting,
+    restoring,
+    wanted,
+)
 from firstboot.reconcile import Pass, converge, moved
 from firstboot.report import status
 from firstboot.report.status import Part, Phase, Status
@@ -42,6 +54,7 @@ from firstboot.services.model import Node
 from firstboot.services.timesync import UNIT as TIME_UNIT
 from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.steps.objects import Applied
+from firstboot.steps.restore import RESTING
 from firstboot.systemd import Systemd, Unit
 from firstboot.values import bracketed
 
@@ -61,6 +74,9 @@ HURRY = 1.0
 
 PEEK = 0.5
 """Seconds between two looks at what a node waits for: each costs one question, a round costs dozens."""
+
+REST_SECONDS = 120.0
+"""Within how many seconds the datastore has to stop."""
 
 BUG = "This is a bug of Basalt; `basalt logs basalt` has the details."
 
@@ -95,6 +111,19 @@ class Course:
 
 
 @dataclass
+class Rest:
+    """That the datastore, a unit, has to be stopped for a while; begun: it is."""
+
+    unit: str
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def look(self, units: Mapping[str, Unit]) -> None:
+        """Note whether it has begun."""
+        if self.unit in units and units[self.unit].active in RESTING:
+            self.begun.set()
+
+
+@dataclass
 class Agent:
     """The process's state; the API asks it through `firstboot.api.node.Node`."""
 
@@ -111,6 +140,8 @@ class Agent:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     was_ready: bool = False
     places: Places = field(default_factory=Places)
+    rest: Rest | None = None
+    behind: LeftBehind | None = None
     waits: tuple[Step, ...] = ()
     units: Mapping[str, Unit] = field(default_factory=dict)
 
@@ -171,7 +202,27 @@ class Agent:
         """Who looks after this control plane's datastore; has an answer on control planes only."""
         from firstboot.backup.custodian import Custodian
 
-        return Custodian(self._source, decided=self._restore_decided, places=self.places)
+        return Custodian(self._source, self._restore_decided, self._rest, self.places)
+
+    @cached_property
+    def fence(self) -> Fence:
+        """What keeps this control plane from running when its cluster goes on without it."""
+        return Fence(self.places.left_behind)
+
+    @asynccontextmanager
+    async def _rest(self) -> AsyncIterator[None]:
+        """Have the datastore stopped until the end; nothing else is done meanwhile. Raises BasaltError."""
+        self.rest = rest = Rest(self._source().store.unit)
+        self.wake.set()
+        try:
+            try:
+                await asyncio.wait_for(rest.begun.wait(), REST_SECONDS)
+            except TimeoutError:
+                raise BasaltError(f"{rest.unit} does not stop", f"See `basalt logs {rest.unit}`.") from None
+            yield
+        finally:
+            self.rest = None
+            self.wake.set()
 
     def _restore_decided(self) -> None:
         """Say at once that the node is not ready: who waits for it to be ready again may ask at once."""
@@ -258,7 +309,11 @@ class Agent:
         except BasaltError as error:
             raise _refused_reset(str(error), error.hint) from None
         node = self.course.node if self.course else None
-        if node is not None and not force and (reasons := await leaving.company(self.client, node)):
+        if (
+            node is not None
+            and not (force or self.behind)
+            and (reasons := await leaving.company(self.client, node))
+        ):
             raise _refused_reset(*reasons)
         name = node.name if node else self.current.node.name
         self.leaver.reset(name)
@@ -289,12 +344,18 @@ class Agent:
         if await self.leaver.told(self.course.node, self._work(("apiserver",))):
             self.wake.set()
             return
-        course, steps = self.course, self._steps(self.course)
-        if steps is not course.steps:
+        self.behind = await self._left_behind(self.course)
+        rest, course, steps = self.rest, self.course, self._steps(self.course)
+        if self.places.decided.exists():
             course = self._begin_anew(course.node, taken.addresses)
         machine = await self._machine(course.verdicts)
+        if rest is not None:
+            rest.look(machine.units)
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
+        if self.behind is not None:
+            self._publish(self._stopped(taken, self.behind, result))
+            return
         if SETTINGS in result.applied:
             # The node's record is of another version: what it means is for the next round.
             self.wake.set()
@@ -305,9 +366,17 @@ class Agent:
 
     def _steps(self, course: Course) -> tuple[Step, ...]:
         """Return what is to be done: a restore that was decided, and all else when it is done."""
-        if not self.places.decided.exists():
-            return course.steps
-        return restoring(course.node, course.certificates, self.places)
+        if self.places.decided.exists():
+            return restoring(course.node, course.certificates, self.places)
+        if self.behind is not None:
+            return left_behind()
+        return resting(self.rest.unit) if self.rest is not None else course.steps
+
+    async def _left_behind(self, course: Course) -> LeftBehind | None:
+        """Return whether the cluster goes on without this machine; a recovery of it makes it a cluster again."""
+        if self.places.decided.exists():
+            return None
+        return await self.fence.verdict(course.node, course.certificates)
 
     def _begin_anew(self, node: Node, addresses: Sequence[str]) -> Course:
         """Forget what was seen of the node before its restore: it starts as if for the first time."""
@@ -394,6 +463,16 @@ class Agent:
             components={},
             features={},
             failures=self.leaver.failures,
+        )
+
+    def _stopped(self, taken: Taken, behind: LeftBehind, result: Pass) -> Status:
+        """Return the status of a machine that its cluster has left behind: none of its services shall run."""
+        course = self._course()
+        return replace(
+            self._base(taken),
+            phase=Phase.DEGRADED,
+            node=status.Node(course.node.name, course.node.config.role.value, taken.addresses),
+            failures=(behind.failure, *taken.failures, *result.failures),
         )
 
     def _joining(self, taken: Taken) -> Status:

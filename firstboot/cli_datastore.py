@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -18,12 +19,25 @@ if TYPE_CHECKING:
 
 TAKING, RESTORING = 1200.0, 5400.0
 """Seconds in which a node may say nothing: it writes a snapshot, or builds a datastore of one."""
+EXIT_USAGE = 2
+
+GIVEN_UP = """A recovery makes this member the only one, with the data above. What only the lost members had is lost,
+which may be the last writes before the loss. Where several control planes are left, give this command on each of
+them and recover the one with the highest term; of those with the same term, the one with the highest index.
+The others are out for good: each machine has to be reset before it joins anew. Be certain that they stay off
+until they can reach this one, which tells them so. docs/recovery.md has all of it, step by step.
+Say --yes to do it."""
+GOING_ON = """The node stops and starts its services now; `basalt status --wait ready` waits for the end.
+Then take out each of the others, here: `basalt remove-node NAME --force`; `kubectl get nodes` lists them.
+Until that is done no control plane can join. Their machines are reset by `basalt reset --yes` on them."""
+
+Table = Callable[[list[str], list[list[str]]], None]
 
 
 def add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     client: Callable[[argparse.Namespace], Client],
-    table: Callable[[list[str], list[list[str]]], None],
+    table: Table,
 ) -> None:
     """Add the commands. client: makes one of the options before the command; table: prints one."""
     top = commands.add_parser("datastore", help="look after a control plane's datastore")
@@ -54,6 +68,13 @@ def add(
         "--key", dest="private_key", type=Path, metavar="FILE", help="private key to the recipient's"
     )
     back.add_argument("--yes", action="store_true", help="replace the node's cluster, keys and data included")
+    going_on = command(
+        "recover",
+        lambda asked, given: _recover(asked, given, table),
+        "go on without members that are lost for good",
+    )
+    going_on.add_argument("--yes", action="store_true", help="really do it; without, say what that would be")
+    going_on.add_argument("--json", action="store_true", help="print JSON")
     command(
         "backups", lambda asked, given: _backups(asked, table), "list what the node has backed up by itself"
     )
@@ -63,9 +84,7 @@ def add(
     command("defragment", _defragment, "give back the disk space of deleted data")
 
 
-def _status(
-    client: Client, arguments: argparse.Namespace, table: Callable[[list[str], list[list[str]]], None]
-) -> int:
+def _status(client: Client, arguments: argparse.Namespace, table: Table) -> int:
     data = client.get_json("/v1/datastore")
     if arguments.json:
         print(json.dumps(data, indent=2))
@@ -113,13 +132,37 @@ def _restore(client: Client, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _recover(client: Client, arguments: argparse.Namespace, table: Table) -> int:
+    query = {"dry-run": "false" if arguments.yes else "true"}
+    found = client.post_json("/v1/datastore/recover", "", query, RESTORING)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0 if arguments.yes else EXIT_USAGE
+    from firstboot.report.screen import clean
+
+    as_of = clean(found["as_of"] or "unknown")
+    print(f"data of this member: revision {found['revision']}, as of {as_of}")
+    print(f"end of its log: term {found['term']}, index {found['index']}")
+    rows = [[clean(found["host"]), clean(found["role"]), "this one: goes on alone"]]
+    rows += [
+        [clean(each["host"]), clean(each["role"]), "answers, and is given up" if each["answers"] else "lost"]
+        for each in found["others"]
+    ]
+    table(["MEMBER", "ROLE", "WHAT BECOMES OF IT"], rows)
+    if not arguments.yes:
+        print(GIVEN_UP, file=sys.stderr)
+        return EXIT_USAGE
+    print(GOING_ON)
+    return 0
+
+
 def _defragment(client: Client, arguments: argparse.Namespace) -> int:
     done = client.post_json("/v1/datastore/defragment", "", timeout=TAKING)
     print(f"{done['before']} bytes before, {done['after']} bytes after")
     return 0
 
 
-def _backups(client: Client, table: Callable[[list[str], list[list[str]]], None]) -> int:
+def _backups(client: Client, table: Table) -> int:
     found = client.get_json("/v1/datastore/backups")["backups"]
     if not found:
         print("None: the document's `datastore.backup` has the node take some.")

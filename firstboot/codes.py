@@ -134,7 +134,18 @@ class Code(StrEnum):
         "not-alone",
         "The control plane has partners, and what is asked for is possible without any only.",
     )
-    NOT_POSSIBLE = "not-possible", "The node's datastore has no such function."
+    HAS_QUORUM = (
+        "has-quorum",
+        "The datastore works, or so many of its members are there that it could.",
+    )
+    LEFT_BEHIND = (
+        "left-behind",
+        "The cluster was recovered without this control plane, which must not run any more.",
+    )
+    NOT_POSSIBLE = (
+        "not-possible",
+        "The node's datastore has no such function, or nothing that it could be done with.",
+    )
     BUSY = "busy", "The node does already what is asked for."
 
     # A datastore that somebody else runs

@@ -137,16 +137,32 @@ def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) ->
     return tuple(_steps(node, wanted, certificates, memory))
 
 
-def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step, ...]:
-    """Return the steps of a node whose datastore becomes that of a backup; the others follow when they are done.
+STOPPING = tuple(unit for unit in reversed(UNITS) if unit != "containerd")
+"""What stops where nothing may use the datastore, in this order: an API server that cannot write any more does not end.
 
-    All stop that know the old authorities, the datastore last: an API server that cannot write any more does not end.
-    Containers run on, and with them pods, until the kubelet is back.
+Containers run on, and with them pods, until the kubelet is back."""
+
+
+def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step, ...]:
+    """Return the steps of a node whose datastore becomes another; the others follow when they are done.
+
+    All stop that know the old authorities, the datastore last.
     """
-    units = tuple(unit for unit in reversed(UNITS) if unit != "containerd")
     folder = dqlite.FOLDER if node.config.datastore.type is DatastoreType.DQLITE else etcd.FOLDER
-    stopped = tuple(Stopped(unit, reason="a backup is being restored") for unit in units)
-    return *stopped, Restore(units, certificates, folder, places, needs=tuple(step.name for step in stopped))
+    stopped = tuple(Stopped(unit, reason="the datastore is being exchanged") for unit in STOPPING)
+    return *stopped, Restore(
+        STOPPING, certificates, folder, places, needs=tuple(step.name for step in stopped)
+    )
+
+
+def resting(unit: str) -> tuple[Step, ...]:
+    """Return the only step of a node whose datastore, a unit, is being looked at while it does not run."""
+    return (Stopped(unit, reason="its data is being looked at"),)
+
+
+def left_behind() -> tuple[Step, ...]:
+    """Return the steps of a control plane without which its cluster goes on: nothing of it runs."""
+    return tuple(Stopped(unit, reason="the cluster was recovered without this machine") for unit in STOPPING)
 
 
 def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from aiohttp import BodyPartReader, MultipartReader, web
 
 from firstboot.api.answers import as_json
-from firstboot.api.errors import ApiCode, ApiError
+from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.node import Node
 from firstboot.backup import kept
 from firstboot.backup.custodian import LONGEST
@@ -36,6 +36,7 @@ def add_routes(app: web.Application, node: Node) -> None:
     app.router.add_get("/v1/datastore", handlers.status, allow_head=False)
     app.router.add_post("/v1/datastore/backup", handlers.backup)
     app.router.add_post("/v1/datastore/restore", handlers.restore)
+    app.router.add_post("/v1/datastore/recover", handlers.recover)
     app.router.add_post("/v1/datastore/defragment", handlers.defragment)
     app.router.add_get("/v1/datastore/backups", handlers.backups, allow_head=False)
     app.router.add_get("/v1/datastore/backups/{name}", handlers.fetch, allow_head=False)
@@ -89,6 +90,13 @@ class Handlers:
         return as_json(
             {"cluster": header.cluster, "created": header.created, "revision": header.revision}, status=202
         )
+
+    async def recover(self, request: web.Request) -> web.Response:
+        """Have the node go on without the members that are lost; with dry-run, tell what that would be."""
+        keeper = self._node.datastore
+        if flag(request, "dry-run"):
+            return as_json((await keeper.survey()).to_dict())
+        return as_json((await keeper.recover()).to_dict(), status=202)
 
     async def backups(self, _request: web.Request) -> web.Response:
         """Return which backups the node keeps by itself."""

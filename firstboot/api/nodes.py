@@ -15,11 +15,22 @@ from firstboot.api.access import info
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.cluster.admission import Admission
-from firstboot.cluster.messages import CERTIFICATES, HELLO, JOIN, PORT, Hello, Message, Renewal, Request
+from firstboot.cluster.messages import (
+    CERTIFICATES,
+    FENCE,
+    HELLO,
+    JOIN,
+    PORT,
+    Hello,
+    Message,
+    Renewal,
+    Request,
+    Standing,
+)
 from firstboot.codes import Code
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import KubeError
-from firstboot.pki.catalogue import NODES
+from firstboot.pki.catalogue import ADMINISTRATORS, CONTROL_PLANE_AGENT, NODES
 from firstboot.report.web import add_headers
 
 DEFAULT_LISTEN = f"0.0.0.0:{PORT}"
@@ -29,12 +40,13 @@ AGENT_NAME = re.compile(r"basalt:node:(.+)")
 
 
 def application(admission: Admission) -> web.Application:
-    """Return the three calls over an admission."""
+    """Return the four calls over an admission."""
     app = web.Application(client_max_size=BODY, middlewares=[errors.middleware])
     nodes = Nodes(admission)
     app.router.add_post(HELLO, nodes.hello)
     app.router.add_post(JOIN, nodes.join)
     app.router.add_post(CERTIFICATES, nodes.certificates)
+    app.router.add_post(FENCE, nodes.fence)
     app.on_response_prepare.append(add_headers)
     return app
 
@@ -60,6 +72,12 @@ class Nodes:
         name = _node_name(request)
         renewal = Renewal.from_dict(await _body(request))
         return await _answered(self._admission.renew(name, renewal))
+
+    async def fence(self, request: web.Request) -> web.Response:
+        """Tell another control plane whether the cluster goes on without it."""
+        _require_control_plane(request)
+        standing = Standing.from_dict(await _body(request))
+        return await _answered(self._admission.judge(standing, _peer(request)))
 
 
 async def _body(request: web.Request) -> Any:
@@ -89,12 +107,21 @@ def _peer(request: web.Request) -> str:
     return str(address[0]) if address else "somebody"
 
 
-def _node_name(request: web.Request) -> str:
-    """Return whose agent asks; its certificate was judged in the handshake, by the cluster's CA alone."""
+def _subject(request: web.Request) -> dict[str, str]:
+    """Return whom the certificate is for; it was judged in the handshake, by the cluster's CA alone."""
     tls = info(request, "ssl_object")
-    subject = (
-        dict(part for each in (tls.getpeercert() or {}).get("subject", ()) for part in each) if tls else {}
-    )
+    return dict(part for each in (tls.getpeercert() or {}).get("subject", ()) for part in each) if tls else {}
+
+
+def _require_control_plane(request: web.Request) -> None:
+    if _subject(request) != {"commonName": CONTROL_PLANE_AGENT, "organizationName": ADMINISTRATORS}:
+        remedy = "Show the certificate of a control plane's agent."
+        raise ApiError(ApiCode.FORBIDDEN, "only a control plane may ask this", remedy)
+
+
+def _node_name(request: web.Request) -> str:
+    """Return whose agent asks."""
+    subject = _subject(request)
     match = AGENT_NAME.fullmatch(subject.get("commonName", ""))
     if match is None or subject.get("organizationName") != NODES:
         remedy = "Show the certificate of a node's agent."

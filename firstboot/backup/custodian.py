@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What administrators ask of a control plane's datastore: how it stands, a backup, and to become what a backup says."""
+"""What administrators ask of a control plane's datastore: how it stands, a backup, to become what a backup says.
+
+Or, when the other members are lost, to go on with what this one has.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,24 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from firstboot import files
+from firstboot.backup import recovering
 from firstboot.backup.archive import require_room
 from firstboot.backup.header import Header, damaged
 from firstboot.backup.judging import Judge
 from firstboot.backup.locks import Opener, Sealer
 from firstboot.backup.making import Source, Taken, taken
-from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, settle
+from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, scratch, settle
+from firstboot.backup.recovering import Survey
 from firstboot.codes import Code
 from firstboot.datastores.external import not_ours
 from firstboot.datastores.store import DatastoreStatus, Store
 from firstboot.failure import BasaltError, Failure, Refused
+from firstboot.report.status import now
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +35,8 @@ RECEIVED = "received"
 """Name of the file as it was sent."""
 LONGEST = 6 * 3600.0
 """Seconds in which a backup has to be sent or received: a forgotten terminal must not keep others out for ever."""
+PATIENCE = 15.0
+"""Seconds in which a datastore without a leader may still find one."""
 
 
 @dataclass
@@ -37,14 +45,17 @@ class Custodian:
 
     source:  what the node is now. Raises BasaltError where there is no datastore
     decided: called when a restore is going to happen
+    rest:    within it the datastore is stopped. Raises BasaltError where it does not stop
     """
 
     source: Callable[[], Source]
     decided: Callable[[], None]
+    rest: Callable[[], AbstractAsyncContextManager[None]]
     places: Places = field(default_factory=Places)
+    patience: float = PATIENCE
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _restoring: bool = False
-    _work: asyncio.Task[Header] | None = None
+    _work: asyncio.Task[Header] | asyncio.Task[Survey] | None = None
 
     async def status(self) -> DatastoreStatus:
         """Return how the datastore stands."""
@@ -68,10 +79,7 @@ class Custodian:
 
         Raises Refused for a backup that cannot be restored here, and BasaltError. Nothing is left of it then.
         """
-        if self._restoring or self.places.decided.exists():
-            raise _busy("a backup is being restored")
-        source = self._own()
-        self._restoring = True
+        source = self._begin()
         try:
             await self._refuse_partners()
             await _receive(pieces, self.places.receiving)
@@ -79,35 +87,108 @@ class Custodian:
             await self._end()
             raise
         # Who has sent all of it has said what shall be; that he goes away now does not change it.
-        self._work = asyncio.create_task(self._decide(source, opener))
-        return await asyncio.shield(self._work)
+        self._work = work = asyncio.create_task(self._decide(source, opener))
+        return await asyncio.shield(work)
+
+    async def survey(self) -> Survey:
+        """Return what a recovery would keep and give up; the datastore is stopped meanwhile, and started again.
+
+        Raises Refused where there can be no recovery, and BasaltError.
+        """
+        source = self._begin()
+        try:
+            async with self._salvaged(source) as (found, _):
+                return found
+        finally:
+            await self._end()
+
+    async def recover(self) -> Survey:
+        """Decide that this node goes on alone with the data it has; the agent then makes it so.
+
+        Raises Refused where there can be no recovery, and BasaltError. The node is as it was then.
+        """
+        source = self._begin()
+        # What is begun with the datastore stopped is not left half done because somebody goes away.
+        self._work = work = asyncio.create_task(self._recover(source))
+        return await asyncio.shield(work)
+
+    def _begin(self) -> Source:
+        """Return what the node is, and keep out other restores until `_end`. Raises Refused."""
+        if self._restoring or self.places.decided.exists():
+            raise _busy("a backup is being restored, or the datastore recovered")
+        source = self._own()
+        self._restoring = True
+        return source
 
     async def _decide(self, source: Source, opener: Opener) -> Header:
         """Look at all that was received, build a datastore of it, and write down that it is the node's."""
-        folder, new = self.places.receiving, built(source.store.folder)
+        folder = self.places.receiving
         try:
             judge = Judge(source.node, source.kubernetes)
             header, contents = await asyncio.to_thread(judge.judge, folder / RECEIVED, opener, folder)
             if await source.store.revision(contents.snapshot) != header.revision:
                 raise damaged("has a snapshot of another revision than its header says")
-            # What an earlier restore has left would look like the end of this one.
-            for left in (new, replaced(source.store.folder)):
-                await asyncio.to_thread(remove_tree, left)
-            await source.store.build(source.node, contents.snapshot, new)
-            await asyncio.to_thread(settle, new, self.places.owner)
-            await self._refuse_partners()
             decided = Decided(header.created, header.cluster, header.revision, dict(contents.pki))
-            # Not in a thread: nobody can end this task while it writes, and take it for undecided.
-            decided.save(self.places.decided)
+            async with self._built(source, contents.snapshot):
+                await self._refuse_partners()
+                # Not in a thread: nobody can end this task while it writes, and take it for undecided.
+                decided.save(self.places.decided)
         except BaseException as error:
             log.warning("no backup is restored: %s", error)
-            await asyncio.to_thread(self._undo, new)
             raise
         finally:
             await self._end()
         log.info("the backup of %s, taken at %s, is restored", header.cluster, header.created)
         self.decided()
         return header
+
+    async def _recover(self, source: Source) -> Survey:
+        """Build a datastore of what is salvaged, and write down that it is the node's, and the others are out."""
+        try:
+            async with self._salvaged(source) as (found, snapshot):
+                # Less where what was deleted last is compacted already.
+                if await source.store.revision(snapshot) > found.revision:
+                    raise BasaltError("the snapshot of what is left has more than there was", "Try again.")
+                pki = await asyncio.to_thread(recovering.authorities, source)
+                cluster = source.node.config.cluster.name
+                decided = Decided(now(), cluster, found.revision, pki, alone=source.node.ip)
+                async with self._built(source, snapshot):
+                    # As above; and the datastore has not run since it was looked at.
+                    decided.save(self.places.decided)
+        except BaseException as error:
+            log.warning("the datastore is not recovered: %s", error)
+            raise
+        finally:
+            await self._end()
+        log.info("the datastore goes on with this member alone, from revision %d", found.revision)
+        self.decided()
+        return found
+
+    @asynccontextmanager
+    async def _salvaged(self, source: Source) -> AsyncIterator[tuple[Survey, Path]]:
+        """Give what a recovery would keep, and a snapshot of it, while the datastore is stopped."""
+        self._refuse_mount(source)
+        await recovering.require_loss(source, self.patience)
+        async with self.rest():
+            with scratch(self.places.salvaging) as folder:
+                found, snapshot = await recovering.salvaged(source, folder)
+                found.require()
+                yield found, snapshot
+
+    @asynccontextmanager
+    async def _built(self, source: Source, snapshot: Path) -> AsyncIterator[None]:
+        """Build the new datastore beside the old one; what goes wrong within undoes it, and that it is decided."""
+        new = built(source.store.folder)
+        try:
+            # What an earlier restore has left would look like the end of this one.
+            for left in (new, replaced(source.store.folder)):
+                await asyncio.to_thread(remove_tree, left)
+            await source.store.build(source.node, snapshot, new)
+            await asyncio.to_thread(settle, new, self.places.owner)
+            yield
+        except BaseException:
+            await asyncio.to_thread(self._undo, new)
+            raise
 
     def _undo(self, new: Path) -> None:
         """Remove what was built, but never from under a record that says it is the node's."""
@@ -133,6 +214,9 @@ class Custodian:
             found = f"the datastore has members on other machines: {', '.join(others or members)}"
             remedy = "Restore on a new control plane, or on the last one that is left."
             raise Refused([Failure(Code.NOT_ALONE, "datastore", found, remedy)])
+        self._refuse_mount(source)
+
+    def _refuse_mount(self, source: Source) -> None:
         if os.path.ismount(source.store.folder):
             raise BasaltError(
                 f"{source.store.folder} is a file system of its own and cannot be exchanged",

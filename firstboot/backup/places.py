@@ -26,16 +26,18 @@ class Decided(Record):
     """A restore that is going to happen, whatever comes in between.
 
     created, cluster, revision: of the backup
-    pki: authorities and token keys that take the place of the node's own, see firstboot.pki.handover
+    pki:   authorities and token keys that take the place of the node's own, see firstboot.pki.handover
+    alone: address of a node that is recovered, and has no partners any more; empty for a backup
     """
 
     created: str
     cluster: str
     revision: int
     pki: dict[str, str] = field(repr=False)
+    alone: str = ""
 
     REMEDY: ClassVar[str] = (
-        f"Remove {paths.STATE}/restore.json, and restore the backup again when the node is up."
+        f"Remove {paths.STATE}/restore.json, and restore or recover again when the node is up."
     )
 
 
@@ -63,6 +65,21 @@ class Places:
         return self.state / "taking"
 
     @property
+    def salvaging(self) -> Path:
+        """Where the data of a member that has lost the others is looked at."""
+        return self.state / "salvage"
+
+    @property
+    def membership(self) -> Path:
+        """The node's record of a cluster of several machines."""
+        return self.state / "membership.json"
+
+    @property
+    def left_behind(self) -> Path:
+        """The record that the cluster goes on without this control plane."""
+        return self.state / "left-behind.json"
+
+    @property
     def kept(self) -> Path:
         """Where the node's own backups are."""
         return self.state / "backups"
@@ -74,8 +91,8 @@ class Places:
         for folder in self.datastores:
             remove_tree(built(folder))
             remove_tree(replaced(folder))
-        remove_tree(self.receiving)
-        remove_tree(self.taking)
+        for folder in (self.receiving, self.taking, self.salvaging):
+            remove_tree(folder)
 
 
 def built(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from ipaddress import ip_address, ip_network
 from typing import Protocol
 
@@ -24,6 +25,8 @@ from firstboot.cluster.messages import (
     Renewal,
     Renewed,
     Request,
+    Standing,
+    Verdict,
     Welcome,
 )
 from firstboot.cluster.records import Machine, TokenRecord
@@ -32,7 +35,7 @@ from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import Client
-from firstboot.pki import handover, keys, requests
+from firstboot.pki import ca, handover, keys, requests
 from firstboot.pki.ca import Authority
 from firstboot.pki.catalogue import Catalogue, catalogue, service_names
 from firstboot.services.model import Node
@@ -155,6 +158,28 @@ class Admission:
                 ]
             )
         return Renewed(await asyncio.to_thread(self._sign, machine, renewal.requests))
+
+    async def judge(self, standing: Standing, peer: str) -> Verdict:
+        """Tell another control plane whether the cluster was recovered without it. Raises BasaltError."""
+        since = await asyncio.to_thread(self._succeeded, standing.authority)
+        if since is None:
+            return Verdict("")
+        told = f"{standing.name[:63]} ({peer}) runs, and the cluster was recovered without it"
+        remedy = "It has been told, and stops. Reset it: `basalt reset --yes` on it."
+        self._note(Failure(Code.LEFT_BEHIND, standing.name[:63], told, remedy))
+        return Verdict(f"{since:%Y-%m-%dT%H:%M:%SZ}")
+
+    def _succeeded(self, theirs: str) -> datetime | None:
+        """Return since when the datastore's authority has had the place of another one, None where it has not."""
+        kind = self.node().config.datastore.type
+        if not kind.is_ours:
+            return None
+        datastore = self.certificates().authority(f"{kind}/ca")
+        ours = files.read_or_none(datastore.certificate)
+        try:
+            return None if ours is None else ca.succeeded(theirs.encode(), ours)
+        except keys.Unreadable as error:
+            raise Malformed(f"the authority {error}") from None
 
     async def new_token(self, role: Role | None, lifetime: int) -> TokenRecord:
         """Make a one-time token and remember it; lifetime in seconds. Raises KubeError."""
@@ -284,9 +309,12 @@ class Admission:
         log.warning("%s may not join: %s", who, failure)
         told = f"{who} may not join: {failure.found}"
         noted = Failure(Code.JOIN_REFUSED, who, told, f"On that machine: {failure.remedy}")
+        self._note(noted)
+        return DocumentError([failure])
+
+    def _note(self, noted: Failure) -> None:
         kept = [(when, each) for when, each in self._refused if each != noted]
         self._refused = deque([*kept, (self.clock(), noted)], maxlen=MOST_REMEMBERED)
-        return DocumentError([failure])
 
 
 def version_failure(theirs: str, ours: str | None) -> Failure | None:

@@ -23,6 +23,7 @@ from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
     AUTHORITY,
     CERTIFICATES,
+    FENCE,
     HELLO,
     JOIN,
     PORT,
@@ -31,6 +32,8 @@ from firstboot.cluster.messages import (
     Message,
     Renewal,
     Renewed,
+    Standing,
+    Verdict,
     Welcome,
 )
 from firstboot.cluster.messages import Request as JoinRequest
@@ -117,7 +120,7 @@ def renew(
     specs: Sequence[CertificateSpec], agent: CertificateSpec, control_planes: Iterable[str]
 ) -> list[File]:
     """Return certificates signed anew by any control plane, asked with the agent's own. Raises BasaltError."""
-    authority = (trusted.first(files.read_or_none(agent.ca.certificate) or b"") or b"").decode()
+    authority = _believed(agent)
     # The agent's key goes along every time: it is what the cluster knows the machine by.
     asked = dict.fromkeys((agent, *specs))
     renewal = Renewal(requests.prepare(asked))
@@ -134,6 +137,24 @@ def renew(
         f"no control plane signs certificates: {'; '.join(reasons) or 'none is known'}",
         "It is tried again by itself once a control plane is up.",
     )
+
+
+def standing(node: Node, described: Catalogue, host: str) -> str:
+    """Return since when the cluster goes on without this control plane, by what another one says; empty: it does not.
+
+    node: one whose datastore is the cluster's own
+    host: address of the other one. Raises BasaltError where it does not answer.
+    """
+    agent = described.certificate("agent")
+    datastore = described.authority(f"{node.config.datastore.type}/ca")
+    endpoint = Endpoint(_url(host), agent.certificate, agent.key)
+    asked = Standing(node.name, (files.read_or_none(datastore.certificate) or b"").decode())
+    return Verdict.from_dict(_ask(_pinned(endpoint, _believed(agent)), FENCE, asked)).since
+
+
+def _believed(agent: CertificateSpec) -> str:
+    """Return the CA of whom the machine believes to be a control plane: the one that signs, and none above it."""
+    return (trusted.first(files.read_or_none(agent.ca.certificate) or b"") or b"").decode()
 
 
 def _token(node: Node) -> Token:

@@ -4,6 +4,7 @@
 POST /v1/join/hello   Hello -> Introduction   nobody trusts anybody: the control plane proves that it knows the token
 POST /v1/join         Request -> Welcome      over TLS with the CA that the proof covered
 POST /v1/certificates Renewal -> Renewed      later, with the client certificate of the node's agent
+POST /v1/fence        Standing -> Verdict     between control planes, with the client certificate of the agent
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PORT = 6401
 AUTHORITY = "ca"
 """Among the certificates of a welcome: the cluster's CA and those above it up to the root."""
 HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
+FENCE = "/v1/fence"
 
 
 class Malformed(BasaltError):
@@ -122,3 +124,22 @@ class Renewed(Message):
     """certificates: name -> PEM."""
 
     certificates: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Standing(Message):
+    """A control plane asks whether the cluster goes on without it.
+
+    name:      of its node
+    authority: whom the members of its datastore trust, PEM
+    """
+
+    name: str
+    authority: str
+
+
+@dataclass(frozen=True)
+class Verdict(Message):
+    """since: when the cluster was recovered without who asked (RFC 3339, UTC); empty where it was not."""
+
+    since: str

@@ -12,12 +12,13 @@ from typing import Any
 from firstboot import run
 from firstboot.codes import Code
 from firstboot.config import DatastoreType
-from firstboot.datastores import Endpoint
-from firstboot.datastores.store import DatastoreStatus, Member, Store
+from firstboot.datastores import Endpoint, salvage
+from firstboot.datastores.store import DatastoreStatus, Member, Salvaged, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.paths import DQLITE_SOCKET, PKI
 from firstboot.probes import SocketProbe
 from firstboot.services.model import Node, Service
+from firstboot.values import split_port
 
 SECONDS = 10.0
 """How long k8s-dqlite may take to tell its status."""
@@ -61,6 +62,7 @@ class Dqlite(Store):
 
     unit = "k8s-dqlite"
     folder = FOLDER
+    port = PORT
 
     async def status(self) -> DatastoreStatus:
         """Ask over the control socket; members are known by their addresses, and how others are by nobody."""
@@ -95,6 +97,11 @@ class Dqlite(Store):
         command = ["k8s-dqlite", "restore", f"--storage-dir={folder}", str(snapshot)]
         await run.run_async(command, timeout=BUILD_SECONDS)
 
+    async def salvage(self, folder: Path, snapshot: Path) -> Salvaged:
+        """Have the copy made a cluster of one member, which is dumped."""
+        command = ["k8s-dqlite", "salvage", f"--storage-dir={folder}", str(snapshot)]
+        return salvage.read((await run.run_async(command, timeout=BUILD_SECONDS)).stdout, _host)
+
     async def defragment(self) -> None:
         """Refuse: SQLite's VACUUM makes a new file, and dqlite has none to exchange."""
         found = "dqlite does not give back the space of deleted data; it fills it with what is written next"
@@ -109,7 +116,8 @@ async def _status() -> dict[str, Any]:
     answer = await run.run_async(["k8s-dqlite", "status"], timeout=SECONDS)
     status: dict[str, Any] = json.loads(answer.stdout)
     if not status["healthy"]:
-        raise BasaltError(f"the datastore does not answer: {status['error']}", "It goes on by itself.")
+        hint = "It goes on by itself. If most control planes are lost for good: docs/recovery.md."
+        raise BasaltError(f"the datastore does not answer: {status['error']}", hint)
     return status
 
 
@@ -142,6 +150,10 @@ async def remove(address: str) -> None:
 def peer(host: str) -> str:
     """Return how members know the one on a host."""
     return f"{host}:{PORT}"
+
+
+def _host(address: str) -> str:
+    return split_port(address)[0]
 
 
 def _partners(node: Node) -> dict[str, str]:

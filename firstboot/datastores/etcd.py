@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from firstboot import run
 from firstboot.config import DatastoreType
-from firstboot.datastores import Endpoint
-from firstboot.datastores.store import DatastoreStatus, Member, Store
+from firstboot.datastores import Endpoint, salvage
+from firstboot.datastores.store import DatastoreStatus, Member, Salvaged, Store
 from firstboot.kube import Client, Trust
 from firstboot.paths import PKI
 from firstboot.probes import HttpProbe
@@ -19,6 +20,7 @@ from firstboot.services.model import Node, Service
 URL = "https://127.0.0.1:2379"
 LOOPBACK = "127.0.0.1"
 HEALTH_URL = "http://127.0.0.1:2381"
+PEER_PORT = 2380
 FOLDER = Path("/var/lib/etcd")
 
 SECONDS = 600.0
@@ -73,7 +75,11 @@ def service(node: Node) -> Service:
 
 def peer_url(host: str) -> str:
     """Return where the member on a host listens to its partners."""
-    return f"https://{host}:2380"
+    return f"https://{host}:{PEER_PORT}"
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or ""
 
 
 async def members(client: Client, request: str = "list", **body: Any) -> list[dict[str, Any]]:
@@ -88,6 +94,7 @@ class Etcd(Store):
 
     unit = "etcd"
     folder = FOLDER
+    port = PEER_PORT
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -136,6 +143,11 @@ class Etcd(Store):
             "--mark-compacted",
         ]
         await run.run_async(command, timeout=SECONDS)
+
+    async def salvage(self, folder: Path, snapshot: Path) -> Salvaged:
+        """Have the whole log of the copy applied and saved by a command that upstream's etcdutl does not have."""
+        command = ["etcdutl", "salvage", f"--data-dir={folder}", str(snapshot)]
+        return salvage.read((await run.run_async(command, timeout=SECONDS)).stdout, _host)
 
     async def defragment(self) -> None:
         """Write the database anew; the member answers nobody until that is done."""

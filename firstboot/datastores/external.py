@@ -13,7 +13,7 @@ from firstboot import run
 from firstboot.codes import Code
 from firstboot.config import DatastoreType, External
 from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS, Endpoint
-from firstboot.datastores.store import DatastoreStatus, Member, Store
+from firstboot.datastores.store import DatastoreStatus, Member, Salvaged, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.files import File, Owner
 from firstboot.paths import PKI, RUN
@@ -94,6 +94,7 @@ class ExternalEtcd(Store):
 
     unit = ""
     folder = Path()
+    port = 0
 
     def __init__(self, external: External, login: Login = TRIED) -> None:
         self._external, self._login = external, login
@@ -126,6 +127,10 @@ class ExternalEtcd(Store):
 
     async def build(self, node: Node, snapshot: Path, folder: Path) -> None:
         """Refuse: there is no folder."""
+        raise not_ours()
+
+    async def salvage(self, folder: Path, snapshot: Path) -> Salvaged:
+        """Refuse: what becomes of members that are lost is for who runs them."""
         raise not_ours()
 
     async def defragment(self) -> None:

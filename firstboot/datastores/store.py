@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,35 @@ class DatastoreStatus:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Salvaged:
+    """What one member has of a datastore whose others are lost.
+
+    term, index: of the last entry in its log. Of two members, the one with the higher term has all that was
+                 acknowledged; of two with the same term, the one with the higher index
+    revision:    newest
+    as_of:       newest sign of life of a node in it, of which each gives one every ten seconds (RFC 3339, UTC); or None
+    roles:       address of a machine -> role of its member, as far as this one knew
+    """
+
+    term: int
+    index: int
+    revision: int
+    as_of: str | None
+    roles: Mapping[str, str]
+
+
 class Store(ABC):
     """The node's member, or its way to the members of somebody else. Every method raises BasaltError.
 
     unit:   its service
     folder: where its data is
+    port:   at which members reach each other
     """
 
     unit: str
     folder: Path
+    port: int
 
     @abstractmethod
     async def status(self) -> DatastoreStatus:
@@ -77,6 +98,13 @@ class Store(ABC):
     @abstractmethod
     async def build(self, node: Node, snapshot: Path, folder: Path) -> None:
         """Make a folder with the data of a snapshot, of a member that is alone; revisions go on far ahead."""
+
+    @abstractmethod
+    async def salvage(self, folder: Path, snapshot: Path) -> Salvaged:
+        """Write to a snapshot all that a copy of a stopped member's folder has, and use up the copy.
+
+        What the member was never told to be acknowledged is taken as well: of some of it nobody was told in time.
+        """
 
     @abstractmethod
     async def defragment(self) -> None:

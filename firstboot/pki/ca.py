@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificate authorities: made once, never replaced.
+"""Certificate authorities: made once, and replaced in one case only, when a cluster is recovered (see `successor`).
 
 An authority is a pair of files. Where both are missing it is taken from the document, or made; where somebody has
 put a pair of their own there before, that one is used, whatever its kind of key. An authority that exists but cannot
@@ -28,6 +28,9 @@ LIFETIME = timedelta(days=3652)
 
 BACKDATING = timedelta(hours=1)
 """Certificates begin this long ago: peers' clocks differ, and a clock may be set back after a first boot."""
+
+SUCCESSOR = "recovered"
+"""Organizational unit in the name of an authority that has taken the place of another one."""
 
 RESTORE = (
     "Restore both files from a backup or from another control plane. Basalt never replaces an authority."
@@ -236,6 +239,40 @@ def absent(authority: Authority) -> str:
     return f"the certificate authority {authority.name} is not on this node ({authority.certificate})"
 
 
+def successor(authority: Authority, now: datetime | None = None) -> tuple[bytes, bytes]:
+    """Return key and certificate (PEM) that take the place of an authority whose key others keep who are out.
+
+    The certificate says that it is one, and begins later than the one before, by whatever clock.
+    """
+    known = files.read_or_none(authority.certificate)
+    begins = moment(now) - BACKDATING
+    if known is not None:
+        try:
+            before = keys.read_certificates(known)[0].not_valid_before_utc
+        except keys.Unreadable as error:
+            raise _unusable(authority, f"{authority.certificate} {error}") from error
+        begins = max(begins, before + timedelta(seconds=1))
+    key = keys.new_key()
+    return keys.private_pem(key), _self_signed(authority, key, begins + BACKDATING, SUCCESSOR)
+
+
+def succeeded(own: bytes, other: bytes) -> datetime | None:
+    """Return since when another authority has had the place of one's own; None where it has not. Raises Unreadable.
+
+    own, other: what is trusted on either side, PEM; the first certificate of each signs
+    """
+    from cryptography import x509
+
+    ours, theirs = keys.read_certificates(own), keys.read_certificates(other)
+    first, second = ours[0], theirs[0]
+    units = second.subject.get_attributes_for_oid(x509.NameOID.ORGANIZATIONAL_UNIT_NAME)
+    # Where one side trusts the other, somebody exchanges an authority by hand, and members still understand each other.
+    if first in theirs or second in ours or SUCCESSOR not in [unit.value for unit in units]:
+        return None
+    began, begins = first.not_valid_before_utc, second.not_valid_before_utc
+    return begins + BACKDATING if begins > began else None
+
+
 def _read_key(authority: Authority, pem: bytes) -> CertificateIssuerPrivateKeyTypes:
     try:
         return keys.read_key(pem)
@@ -281,10 +318,15 @@ def _may_sign(certificate: Certificate) -> bool:
         return False
 
 
-def _self_signed(authority: Authority, key: CertificateIssuerPrivateKeyTypes, now: datetime) -> bytes:
+def _self_signed(
+    authority: Authority, key: CertificateIssuerPrivateKeyTypes, now: datetime, unit: str | None = None
+) -> bytes:
     from cryptography import x509
 
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, authority.common_name)])
+    attributes = [x509.NameAttribute(x509.NameOID.COMMON_NAME, authority.common_name)]
+    if unit is not None:
+        attributes.append(x509.NameAttribute(x509.NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
+    name = x509.Name(attributes)
     start = (now - BACKDATING).replace(microsecond=0)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (

@@ -35,6 +35,9 @@ KUBELET_CLIENT = "kube-apiserver-kubelet-client"
 CONTROL_PLANE_API = "basalt-api"
 """Common name by which the agent of a control plane is known, whatever host name it is reached by."""
 
+CONTROL_PLANE_AGENT = "basalt-agent"
+"""Common name of a control plane's agent as a client."""
+
 NODES = "basalt:nodes"
 """Group of the agents of workers: they read nodes, and may ask a control plane for certificates."""
 
@@ -316,7 +319,7 @@ def _node_certificates(
 def _control_plane_identities() -> tuple[Identity, ...]:
     return (
         Identity("admin", "kubernetes-admin", (ADMINISTRATORS,)),
-        Identity("agent", "basalt-agent", (ADMINISTRATORS,)),
+        Identity("agent", CONTROL_PLANE_AGENT, (ADMINISTRATORS,)),
         Identity("controller-manager", "system:kube-controller-manager", user="kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler", user="kube-scheduler"),
     )

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a restore that was decided: the node's authorities and its datastore become those of the backup."""
+"""The end of a restore that was decided: the node's authorities and its datastore become those of the backup.
+
+A recovery ends the same way, with what the node had itself; then the others are no partners any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
 from firstboot import files
 from firstboot.backup.places import Decided, Places, exchange
+from firstboot.cluster.membership import Membership
 from firstboot.pki import handover
 from firstboot.pki.catalogue import Catalogue
 from firstboot.steps.model import Finding, Machine
@@ -42,7 +46,12 @@ class Restore:
             return None
         if busy := next(_busy(self.units, machine.units), None):
             return Finding(f"{busy}.service", "wait", "is stopping")
-        return Finding(str(self.folder), "exchange", f"a backup of {decided.created} is restored")
+        what = (
+            "it goes on with this member alone"
+            if decided.alone
+            else f"a backup of {decided.created} is restored"
+        )
+        return Finding(str(self.folder), "exchange", what)
 
     async def apply(self, machine: Machine) -> None:
         """Put the backup's data and keys in their places, remove the record, and then what the node was before."""
@@ -57,8 +66,17 @@ class Restore:
         # Signed by authorities that are no more: the step that looks after certificates makes new ones.
         for spec in self.catalogue.certificates:
             files.remove(spec.certificate)
+        if decided.alone:
+            self._part(decided.alone)
         files.remove(self.places.decided)
         self.places.sweep()
+
+    def _part(self, alone: str) -> None:
+        """Forget the others; a record that these have left this node behind is none any more."""
+        membership = Membership.load(self.places.membership)
+        if membership is not None:
+            replace(membership, control_planes=(alone,), peers=()).save(self.places.membership)
+        files.remove(self.places.left_behind)
 
 
 def _busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:

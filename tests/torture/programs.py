@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from image import components, declaration, trees
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LONGEST = 600.0
+"""Seconds after which writers end that nobody has ended."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,17 @@ class Torture:
         argv = [*self._argv("write"), "--journal", str(self.journal), "--append"]
         argv += ["--duration", f"{seconds}s", "--writers", str(writers)]
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[subprocess.Popen[str]]:
+        """Let writers write until the end, however long what is done meanwhile takes."""
+        with self.write(LONGEST) as writers:
+            try:
+                yield writers
+                writers.terminate()
+                finish(writers)
+            finally:
+                writers.kill()
 
     def written(self) -> int:
         """Return how many writes have an outcome so far."""

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,13 +43,17 @@ PASSPHRASE = Passphrase("correct horse battery")
 @pytest.fixture
 def in_path(programs: Programs, folder: Path, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the programs into PATH by the names the agent calls them, speaking to the server under test."""
-    place = folder / "bin"
+    put_in_path(programs, folder / "bin", store, monkeypatch)
+
+
+def put_in_path(programs: Programs, place: Path, store: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder of scripts by those names, and have it looked at first."""
     place.mkdir()
     built = Path(programs.etcd[0]).parent
-    control = f"--control=unix://{folder}/control.sock"
+    control = f"--control=unix://{store.folder}/control.sock"
     # The server under test has neither the image's address nor its certificates.
     scripts = {
-        "k8s-dqlite": f'case $1 in restore) set -- "$@" ;; *) q=$1; shift; set -- $q {control} "$@" ;; esac\n'
+        "k8s-dqlite": f'case $1 in restore | salvage) set -- "$@" ;; *) q=$1; shift; set -- $q {control} "$@" ;; esac\n'
         f'exec {" ".join(programs.k8s_dqlite)} "$@"',
         "etcdctl": f'for last; do :; done\nexec {built}/etcdctl --endpoints={store.endpoint} snapshot save "$last"',
         "etcdutl": f'exec {built}/etcdutl "$@"',
@@ -83,7 +88,9 @@ def custodian(server: Server) -> Custodian:
     state = server.folder / "basalt"
     state.mkdir(exist_ok=True)
     source = Source(node, described, member(server), "1.2.3", "v1.37.2")
-    return Custodian(lambda: source, lambda: None, Places(state, (source.store.folder,), owner=None))
+    return Custodian(
+        lambda: source, lambda: None, nullcontext, Places(state, (source.store.folder,), owner=None)
+    )
 
 
 async def backup(keeper: Custodian, path: Path) -> int:
@@ -102,16 +109,15 @@ async def pieces(path: Path) -> AsyncIterator[bytes]:
 
 
 def test_backup_under_load_and_restore(
-    store: Server, torture: Torture, programs: Programs, folder: Path, in_path: None, seconds: float
+    store: Server, torture: Torture, programs: Programs, folder: Path, in_path: None
 ) -> None:
     keeper, file = custodian(store), folder / "cluster.backup"
     before = replace(torture, prefix="/registry/before/", journal=folder / "before")
     finish(before.write(1.0))
-    writers = torture.write(min(seconds, 3.0))
-    wait_progress(torture, writers, store)
-    revision = asyncio.run(backup(keeper, file))
-    assert writers.poll() is None, "the backup was taken while they wrote"
-    finish(writers)
+    with torture.writing() as writers:
+        wait_progress(torture, writers, store)
+        revision = asyncio.run(backup(keeper, file))
+        assert writers.poll() is None, "the backup was taken while they wrote"
 
     asyncio.run(keeper.restore(PASSPHRASE, pieces(file)))
     store.stop()

@@ -7,7 +7,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from firstboot.backup.making import Source
 from firstboot.backup.places import Places
 from firstboot.codes import Code
 from firstboot.config import Config
-from firstboot.datastores.store import DatastoreStatus, Member, Store
+from firstboot.datastores.store import DatastoreStatus, Member, Salvaged, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
@@ -26,6 +26,7 @@ from firstboot.services.model import Node
 
 REVISION = 4711
 DATA = os.urandom(200_000)
+AS_OF = "2026-11-23T09:00:05Z"
 OWN = Member("node-1", "127.0.0.1:9000", "voter", leader=True, healthy=True)
 
 
@@ -33,12 +34,15 @@ class FolderStore(Store):
     """Its data is one file; what is wrong with it a test says."""
 
     unit = "k8s-dqlite"
+    port = 1
+    """Nobody listens there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.members = [OWN]
         self.down = False
         self.builds = True
+        self.roles = {"192.0.2.7": "voter", "192.0.2.8": "voter", "192.0.2.9": "voter"}
 
     async def status(self) -> DatastoreStatus:
         if self.down:
@@ -60,6 +64,11 @@ class FolderStore(Store):
         (folder / "data").write_bytes(snapshot.read_bytes().partition(b"\n")[2])
         if not self.builds:
             raise BasaltError("k8s-dqlite restore: exit code 1")
+
+    async def salvage(self, folder: Path, snapshot: Path) -> Salvaged:
+        assert folder != self.folder, "what is left is only read"
+        snapshot.write_bytes(b"%d\n" % REVISION + (folder / "data").read_bytes())
+        return Salvaged(7, 98123, REVISION, AS_OF, self.roles)
 
     async def defragment(self) -> None:
         raise Refused([Failure(Code.NOT_POSSIBLE, "datastore", "it cannot", "Nothing need be done.")])
@@ -100,14 +109,24 @@ class ControlPlane:
     @property
     def custodian(self) -> Custodian:
         """Return a new one, as after a restart of the agent."""
-        return Custodian(self.source, lambda: self.woken.append("decided"), self.places)
+        return Custodian(
+            self.source, lambda: self.woken.append("decided"), self.rest, self.places, patience=0
+        )
+
+    @asynccontextmanager
+    async def rest(self) -> AsyncIterator[None]:
+        self.woken.append("rests")
+        try:
+            yield
+        finally:
+            self.woken.append("runs")
 
     def source(self) -> Source:
         return Source(self.node, self.catalogue, self.store, "1.2.3", self.kubernetes)
 
-    def joined_by(self, ip: str) -> None:
-        """Let it have a partner."""
-        self.node = replace(self.node, control_planes=(self.node.ip, ip))
+    def joined_by(self, *ips: str) -> None:
+        """Let it have partners."""
+        self.node = replace(self.node, control_planes=(self.node.ip, *ips))
 
     def backup(self, sealer: Sealer) -> bytes:
         """Return a backup of it."""

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's rounds from the moment a restore is decided: everything stops, and nothing is started before the end."""
+"""The agent's rounds when the datastore must not run: while it is looked at or exchanged, or the node is out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from firstboot.agent import Agent
+import pytest
+
+from firstboot.agent import Agent, Course
 from firstboot.backup.places import Decided, Places
+from firstboot.cluster.fence import LeftBehind
 from firstboot.cluster.leaving import Leaver
 from firstboot.config import Config
 from firstboot.facts import Facts
+from firstboot.failure import BasaltError
 from firstboot.intake import Intake, Taken
 from firstboot.kube import Client
 from firstboot.milestones import Milestones
+from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.plan import UNITS, Memory
 from firstboot.report.status import Phase
@@ -67,21 +72,43 @@ class Decidedly:
         return Taken(Facts("node-1"), node=self.node, addresses=("192.0.2.7",))
 
 
-def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -> None:
-    systemd, places = Running(), Places(tmp_path, (tmp_path / "k8s-dqlite",), owner=None)
-    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}).save(places.decided)
-    applied = Applied()
-    applied.note(OBJECT)
-    agent = Agent(
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let courses have no steps, and all that a restore writes be in a folder: none of it is for the tests' machine."""
+
+    def described(config: Config, name: str, addresses: Sequence[str]) -> Catalogue:
+        return catalogue(config, name, addresses, tmp_path / "kubernetes").unowned()
+
+    monkeypatch.setattr("firstboot.agent.plan", lambda *_: ())
+    monkeypatch.setattr("firstboot.agent.catalogue", described)
+    monkeypatch.setattr("firstboot.datastores.dqlite.FOLDER", tmp_path / "k8s-dqlite")
+
+
+def agent_of(
+    tmp_path: Path, systemd: Any, applied: Applied | None = None, control_planes: tuple[str, ...] = ()
+) -> Agent:
+    """Return the agent of a control plane that has been ready."""
+    intake = Decidedly(tmp_path)
+    intake.node = replace(intake.node, control_planes=control_planes)
+    memory = Memory(Ledger(), applied or Applied(), intake.membership)
+    return Agent(
         cast(Systemd, systemd),
         Silent(),
-        cast(Intake, Decidedly(tmp_path)),
+        cast(Intake, intake),
         Milestones(tmp_path / "milestones.json"),
-        Memory(Ledger(), applied, tmp_path / "membership.json"),
+        memory,
         Leaver(cast(Systemd, systemd), Silent(), tmp_path / "leaving.json"),
+        course=Course.of(intake.node, memory, ["192.0.2.7"]),
         was_ready=True,
-        places=places,
+        places=Places(tmp_path, (tmp_path / "k8s-dqlite",), owner=None),
     )
+
+
+def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -> None:
+    systemd, applied = Running(), Applied()
+    applied.note(OBJECT)
+    agent = agent_of(tmp_path, systemd, applied)
+    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}).save(agent.places.decided)
 
     async def go() -> list[tuple[str, str]]:
         for _ in range(2):
@@ -98,4 +125,86 @@ def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -
     assert planned[-1] == ("restore", "wait") and len(planned) == len(UNITS)
     assert agent.status().phase is Phase.STARTING and not agent.was_ready
     assert not applied.fresh(OBJECT), "the objects are in another datastore then"
-    assert places.decided.exists()
+    assert agent.places.decided.exists()
+
+
+class Obedient(Running):
+    """Units that stop when they are asked to."""
+
+    async def units(self, names: Iterable[str]) -> dict[str, Unit]:
+        return {
+            name: replace(unit, active="inactive", sub="dead") if f"stop {name}" in self.asked else unit
+            for name, unit in (await super().units(names)).items()
+        }
+
+
+def test_the_datastore_rests_while_its_data_is_looked_at_and_nothing_else_is_done(tmp_path: Path) -> None:
+    systemd = Obedient()
+    agent = agent_of(tmp_path, systemd)
+
+    async def go() -> None:
+        enough = asyncio.Event()
+
+        async def look() -> None:
+            async with agent.datastore.rest():
+                assert systemd.asked == ["stop k8s-dqlite"], "what runs goes on, and nothing is started"
+                await enough.wait()
+
+        looking = asyncio.create_task(look())
+        await asyncio.sleep(0)
+        assert agent.wake.is_set()
+        for _ in range(3):
+            await agent.round()
+        assert [(step.step, step.action) for step in await agent.plan()] == [("stopped:k8s-dqlite", "none")]
+        assert not looking.done()
+        enough.set()
+        await looking
+        assert await agent.plan() == [], "then all is as before"
+
+    asyncio.run(go())
+
+
+def test_a_datastore_that_does_not_stop_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("firstboot.agent.REST_SECONDS", 0.01)
+    agent = agent_of(tmp_path, Running())
+
+    async def go() -> None:
+        with pytest.raises(BasaltError, match="k8s-dqlite does not stop"):
+            async with agent.datastore.rest():
+                pass
+
+    asyncio.run(go())
+    assert agent.rest is None
+
+
+def test_a_control_plane_that_was_left_behind_stops_everything_and_may_be_reset(tmp_path: Path) -> None:
+    systemd = Obedient()
+    agent = agent_of(tmp_path, systemd, control_planes=("192.0.2.7", "192.0.2.8"))
+    agent.leaver.require = lambda: None
+    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.places.left_behind)
+
+    async def go() -> None:
+        for _ in range(2):
+            await agent.round()
+        assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
+        found = agent.status()
+        assert (found.phase, [each.code for each in found.failures]) == (Phase.DEGRADED, ["left-behind"])
+        assert "192.0.2.8" in found.failures[0].found and found.components == {}
+        assert await agent.reset(force=False) == "node-1", "nobody counts on it"
+
+    asyncio.run(go())
+
+
+def test_a_recovery_makes_a_machine_that_was_left_behind_a_cluster_again(tmp_path: Path) -> None:
+    agent = agent_of(tmp_path, Running())
+    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.places.left_behind)
+    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}, alone="192.0.2.7").save(agent.places.decided)
+
+    async def go() -> str:
+        await agent.round()
+        return (await agent.plan())[-1].step
+
+    assert asyncio.run(go()) == "restore"
+    assert agent.status().failures == ()

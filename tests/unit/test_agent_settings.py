@@ -13,6 +13,7 @@ import pytest
 from firstboot import agent as agents
 from firstboot.agent import SETTINGS, Agent, Course
 from firstboot.api.node import NotYet
+from firstboot.backup.places import Places
 from firstboot.cluster.followed import Followed
 from firstboot.cluster.leaving import Leaver
 from firstboot.config import Config
@@ -51,6 +52,7 @@ def agent(root: Path, followed: Node, api: Api) -> Agent:
         Milestones(root / "milestones.json"),
         memory,
         Leaver(cast(Any, None), api, root / "leaving.json"),
+        places=Places(root, (), owner=None),
     )
     made.course = Course(followed, goal, certificates, plan(followed, goal, certificates, memory))
     return made

@@ -23,7 +23,7 @@ from firstboot.client import Endpoint
 from firstboot.datastores.store import Member
 from firstboot.failure import BasaltError
 
-from .support_datastore import REVISION, ControlPlane
+from .support_datastore import AS_OF, REVISION, ControlPlane
 from .support_web import Served, serve
 from .test_api import assert_described
 from .test_backup_format import PRIVATE, PUBLIC
@@ -203,7 +203,41 @@ def test_restore(
     assert "The node becomes cluster basalt as of 2" in capsys.readouterr().out
     assert node.plane.woken == ["decided"] and node.plane.places.decided.exists()
     assert node.main("restore", target, "--key", secrets["private"], "--yes") == 1
-    assert "datastore: a backup is being restored [busy]" in capsys.readouterr().err
+    assert (
+        "datastore: a backup is being restored, or the datastore recovered [busy]" in capsys.readouterr().err
+    )
+
+
+def test_recovery(node: Node, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    node.plane.joined_by("192.0.2.8", "192.0.2.9")
+    assert node.main("recover", "--yes") == 1
+    assert "[has-quorum]" in capsys.readouterr().err
+    node.plane.store.down = True
+    told = [
+        f"data of this member: revision {REVISION}, as of {AS_OF}",
+        "end of its log: term 7, index 98123",
+        "MEMBER     ROLE   WHAT BECOMES OF IT",
+        "192.0.2.7  voter  this one: goes on alone",
+        "192.0.2.8  voter  lost",
+        "192.0.2.9  voter  lost",
+    ]
+    assert node.main("recover") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines() == told and "Say --yes to do it." in err
+    assert node.main("recover", "--json") == 2
+    shown = json.loads(capsys.readouterr().out)
+    assert "decided" not in node.plane.woken
+    for path, code in (("?dry-run=true", 200), ("", 202)):
+        found, body = node.served.ask("POST", f"/v1/datastore/recover{path}")
+        assert (found, body) == (code, shown)
+        assert_described("/v1/datastore/recover", "post", found, body)
+    assert node.plane.woken[-1] == "decided" and node.plane.places.decided.exists()
+    node.plane.places.decided.unlink()
+    assert node.main("recover", "--yes") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("\n".join(told)) and "basalt remove-node NAME --force" in out
+    code, body = node.served.ask("POST", "/v1/datastore/recover?dry-run=maybe")
+    assert (code, body["failures"][0]["path"]) == (400, "dry-run")
 
 
 def test_a_large_backup_goes_both_ways(node: Node, secrets: dict[str, Path], tmp_path: Path) -> None:

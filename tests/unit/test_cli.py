@@ -17,7 +17,7 @@ from firstboot import cli
 from firstboot.api.access import Tls
 from firstboot.api.node import PlannedStep
 from firstboot.api.server import ApiServer
-from firstboot.client import SOCKET, Client, split_url
+from firstboot.client import Client, Endpoint, split_url
 from firstboot.failure import BasaltError, DocumentError, Failure
 from firstboot.report.status import Phase
 from tests.unit.support_web import DEGRADED, READY, Authority, MadeUpNode, loop_in_thread
@@ -280,8 +280,11 @@ def test_insecure_does_not_check_the_node(remote: Remote, capsys: pytest.Capture
     assert "node: basalt 1.2.3" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(SOCKET.exists(), reason="this machine is a Basalt node")
-def test_without_a_node_here_it_says_where_to_look(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_node_here_it_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = (None, None, None, None, False, tmp_path / "api.sock")
+    monkeypatch.setattr(Endpoint.__init__, "__defaults__", here)
     assert cli.main(["status"]) == 1
     err = capsys.readouterr().err
     assert "no Basalt agent runs on this machine" in err and "--endpoint" in err

@@ -15,6 +15,7 @@ import pytest
 from firstboot import factory
 from firstboot.agent import Agent, Course
 from firstboot.api.node import NotYet
+from firstboot.backup.places import Places
 from firstboot.cluster.leaving import ANNOTATION, STOPPED, Departure, Leaver, company
 from firstboot.cluster.records import Machine, machine_object
 from firstboot.config import Config
@@ -284,6 +285,7 @@ def agent(world: World, node: Node | None = None) -> Agent:
         Milestones(world.folder / "milestones.json"),
         cast("Memory", None),
         world.leaver,
+        places=Places(world.folder, (), owner=None),
     )
     if node is not None:
         made.course = cast("Course", type("", (), {"node": node})())

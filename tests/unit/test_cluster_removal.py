@@ -197,6 +197,18 @@ def test_the_datastore_is_not_asked_about_a_worker(world: World) -> None:
     assert world.api.events == ["cordon", "leave", "forget basalt-machine-w-1", "forget w-1"]
 
 
+def test_after_a_recovery_those_that_are_out_of_the_datastore_are_taken_out_of_the_cluster(
+    world: World,
+) -> None:
+    for host in ("192.0.2.2", "192.0.2.3"):
+        del world.voters.known[host]
+    for name in ("cp-2", "cp-3"):
+        assert "the datastore can do without " + name in world.remove(name, force=True)
+    assert [each for each in world.api.events if each.startswith("forget")] == [
+        f"forget {prefix}{name}" for name in ("cp-2", "cp-3") for prefix in ("basalt-machine-", "")
+    ]
+
+
 def test_pods_stay_that_are_the_nodes_own_or_have_ended(world: World) -> None:
     world.api.pods = [
         pod("agent", owner="DaemonSet"),

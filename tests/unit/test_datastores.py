@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from firstboot.config import Config, Datastore, DatastoreType
 from firstboot.datastores.dqlite import Dqlite
 from firstboot.datastores.etcd import Etcd
 from firstboot.datastores.external import ExternalEtcd
-from firstboot.datastores.store import Member, store
+from firstboot.datastores.store import Member, Salvaged, store
 from firstboot.failure import BasaltError, Refused
 from firstboot.kube import Client
 from firstboot.services.model import Node
@@ -99,6 +101,58 @@ def test_the_revision_of_a_dump_is_its_newest_row(tmp_path: Path) -> None:
     for damaged in (path, tmp_path / "none"):
         with pytest.raises(BasaltError, match="snapshot of the datastore"):
             asyncio.run(Dqlite().revision(damaged))
+
+
+def lease(seconds: int) -> bytes:
+    """Return a kubelet's Lease as API servers store it: an envelope, Lease, LeaseSpec, MicroTime."""
+    number = b""
+    while seconds > 0x7F:
+        number, seconds = number + bytes((seconds & 0x7F | 0x80,)), seconds >> 7
+    time = b"\x08" + number + bytes((seconds,)) + b"\x10\x80\x01"
+    spec = b"\x0a\x06node-1\x10\x28" + b"\x22" + bytes((len(time),)) + time
+    body = b"\x0a\x08\x0a\x06node-1" + b"\x12" + bytes((len(spec),)) + spec
+    kind = b"\x0a\x05Lease"
+    return b"k8s\0\x0a" + bytes((len(kind),)) + kind + b"\x12" + bytes((len(body),)) + body
+
+
+def salvaged(*members: Mapping[str, object], signs: tuple[bytes, ...] = ()) -> str:
+    told = {"term": 7, "index": 98123, "revision": 4711, "members": members}
+    return json.dumps({**told, "signs_of_life": [base64.b64encode(each).decode() for each in signs]})
+
+
+def test_what_is_salvaged_is_told_alike_by_both(program: Callable[[str, str], Path], tmp_path: Path) -> None:
+    newest = int(datetime(2026, 11, 23, 9, 0, 5, tzinfo=UTC).timestamp())
+    signs = (
+        *(lease(when) for when in (newest - 5, newest, newest - 10)),
+        *(b"{}", b"k8s\0", lease(newest + 60)[:-6]),
+    )
+    own = {"id": 1, "address": "192.0.2.7:9000", "role": "voter", "leader": False}
+    noted = program("k8s-dqlite", salvaged(own, {**own, "address": "192.0.2.8:9000"}, signs=signs))
+    found = asyncio.run(Dqlite().salvage(tmp_path / "copy", tmp_path / "snapshot"))
+    assert noted.read_text().split() == ["salvage", f"--storage-dir={tmp_path}/copy", f"{tmp_path}/snapshot"]
+    roles = {"192.0.2.7": "voter", "192.0.2.8": "voter"}
+    assert found == Salvaged(7, 98123, 4711, "2026-11-23T09:00:05Z", roles)
+    peers = [{"name": "", "address": f"https://{host}:2380", "role": "voter"} for host in roles]
+    noted = program("etcdutl", salvaged(*peers, signs=signs))
+    assert asyncio.run(Etcd(Client()).salvage(tmp_path / "copy", tmp_path / "snapshot")) == found
+    assert noted.read_text().split() == ["salvage", f"--data-dir={tmp_path}/copy", f"{tmp_path}/snapshot"]
+
+
+@pytest.mark.parametrize(
+    "output", ["", "{}", "[]", '{"term": 1, "index": 1, "revision": 1, "signs_of_life": ["x"]}']
+)
+def test_what_is_told_in_another_form_is_an_error(
+    output: str, program: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    program("k8s-dqlite", output)
+    with pytest.raises(BasaltError, match="usual form"):
+        asyncio.run(Dqlite().salvage(tmp_path / "copy", tmp_path / "snapshot"))
+
+
+def test_a_new_cluster_has_no_signs_of_life(program: Callable[[str, str], Path], tmp_path: Path) -> None:
+    program("etcdutl", '{"term": 2, "index": 9, "revision": 1, "members": null, "signs_of_life": null}')
+    found = asyncio.run(Etcd(Client()).salvage(tmp_path / "copy", tmp_path / "snapshot"))
+    assert found == Salvaged(2, 9, 1, None, {})
 
 
 class Gateway:

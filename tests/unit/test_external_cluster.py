@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -264,7 +265,7 @@ def test_its_data_is_not_copied_and_not_replaced(tmp_path: Path) -> None:
     node = founder()
     described = catalogue(node.config, node.name, [node.ip], tmp_path / "kubernetes")
     source = Source(node, described, ExternalEtcd(node.config.datastore.external), "1.2.3", "v1.37.2")
-    keeper = Custodian(lambda: source, lambda: None, Places(tmp_path, (), owner=None))
+    keeper = Custodian(lambda: source, lambda: None, nullcontext, Places(tmp_path, (), owner=None))
 
     async def backup() -> None:
         async with keeper.backup(Passphrase("correct horse battery")):
@@ -276,7 +277,7 @@ def test_its_data_is_not_copied_and_not_replaced(tmp_path: Path) -> None:
     async def listed() -> None:
         keeper.kept()
 
-    for refused in (backup, restore, keeper.defragment, listed):
+    for refused in (backup, restore, keeper.survey, keeper.recover, keeper.defragment, listed):
         with pytest.raises(Refused, match="somebody else runs") as raised:
             asyncio.run(refused())
         assert raised.value.failures[0].code == Code.NOT_POSSIBLE

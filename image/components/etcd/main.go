@@ -44,6 +44,7 @@ func utility() *cobra.Command {
 		etcdutl.NewHashKVCommand(),
 		etcdutl.NewMigrateCommand(),
 		etcdutl.NewVersionCommand(),
+		newSalvageCommand(),
 	)
 	return root
 }

@@ -9,6 +9,7 @@
 //	k8s-dqlite dump FILE           a consistent backup, one SQLite file
 //	k8s-dqlite metrics             counters, in Prometheus' format
 //	k8s-dqlite restore FILE        a new folder with the content of a backup; needs no daemon
+//	k8s-dqlite salvage FILE        a backup of all that a lost cluster's member has; needs no daemon
 //
 // How it keeps every acknowledged write is told in docs/datastore.md.
 package main
@@ -22,6 +23,9 @@ import (
 	"os/signal"
 	"syscall"
 )
+
+// offline are the commands that work on folders and need no daemon.
+var offline = map[string]func(context.Context, []string) error{"restore": restoreTo, "salvage": salvageTo}
 
 func main() {
 	err := start(os.Args[1:])
@@ -37,8 +41,8 @@ func start(arguments []string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if len(arguments) > 0 {
-		if arguments[0] == "restore" {
-			return restoreTo(ctx, arguments[1:])
+		if work, ok := offline[arguments[0]]; ok {
+			return work(ctx, arguments[1:])
 		}
 		if ask, ok := questions[arguments[0]]; ok {
 			return ask(ctx, arguments[1:])
