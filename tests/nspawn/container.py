@@ -179,7 +179,7 @@ class Container(Node):
         environment = [f"{name}={value}" for name, value in ENVIRONMENT.items()]
         try:
             done = subprocess.run(
-                ["nsenter", f"--target={first}", "--all", "--wd=/", "env", "-i", *environment, *argv],
+                ["nsenter", f"--target={first}", "--all", "env", "--chdir=/", "-i", *environment, *argv],
                 input=stdin.encode() if isinstance(stdin, str) else stdin,
                 capture_output=True,
                 timeout=timeout,

@@ -99,7 +99,7 @@ def test_control_planes_on_an_etcd_of_somebody_else(external: Cluster, etcd: Out
         node.wait_for_phase(Phase.READY, JOINED_SECONDS, failed_units=True)
 
     renewed = {**first.document, "datastore": etcd.section()}
-    first.write(FILE, document_text(renewed), mode="0600")
+    first.write(f"/{FILE}", document_text(renewed), mode="0600")
     second.wait_until("the other one is told of it", partial(knows, second, renewed), JOINED_SECONDS)
     second.wait_for_phase(Phase.READY, JOINED_SECONDS, failed_units=True)
     journal = first.run("journalctl --no-pager; basalt status --json; basalt plan --all").stdout
