@@ -50,13 +50,16 @@ class Cluster:
     nodes: dict[str, Container] = field(default_factory=dict)
     journals: list[Torture] = field(default_factory=list)
     verified: int = 0
+    founded: bool = False
 
     def add(self, name: str, own: Mapping[str, Any] | None = None) -> Container:
         """Switch on a new node, in place of one of the same name; own: its document, if not the usual one."""
         number = int(name.rpartition("-")[2])
         if name in self.nodes:
             self.nodes[name].__exit__(None, None, None)
-        text = document(name, self.datastore) if own is None else own
+        founds = name == CONTROL_PLANES[0] and not self.founded
+        self.founded |= founds
+        text = document(name, self.datastore if founds else None) if own is None else own
         node = Container(name, address(number), text, self.wires.connect(name), self.tree, self.folder)
         self.nodes[name] = self.stack.enter_context(node)
         return node
@@ -125,17 +128,12 @@ class Cluster:
         self.journals.clear()
 
 
-def document(name: str, datastore: str) -> dict[str, Any]:
-    """Return the document of a node: the first founds the cluster, the others ask the other control planes."""
+def document(name: str, datastore: str | None) -> dict[str, Any]:
+    """Return the document of a node that founds the cluster with a datastore, or asks the other control planes."""
     role = "worker" if name == WORKER else "control-plane"
-    if name == CONTROL_PLANES[0]:
-        founds = {"bootstrap": True}
-        return {
-            "version": 1,
-            "role": role,
-            "cluster": {"token": TOKEN, **founds},
-            "datastore": {"type": datastore},
-        }
+    if datastore:
+        cluster = {"token": TOKEN, "bootstrap": True}
+        return {"version": 1, "role": role, "cluster": cluster, "datastore": {"type": datastore}}
     known = [address(number) for number, each in enumerate(CONTROL_PLANES, 1) if each != name]
     return {"version": 1, "role": role, "cluster": {"token": TOKEN, "endpoints": known}}
 

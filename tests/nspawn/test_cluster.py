@@ -6,10 +6,13 @@ from __future__ import annotations
 import uuid
 from functools import partial
 
+from firstboot.codes import Code
 from firstboot.report.status import Phase
 
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WORKER, Cluster
 from .container import Container
+
+UNITS = {"dqlite": "k8s-dqlite", "etcd": "etcd"}
 
 
 def test_machines_become_a_cluster(cluster: Cluster) -> None:
@@ -86,6 +89,68 @@ def test_one_is_lost_and_replaced_while_the_leader_dies(cluster: Cluster) -> Non
     with cluster.writing(new, stays):
         pass
     cluster.verify()
+
+
+def test_all_nodes_follow_a_setting(cluster: Cluster) -> None:
+    """Made at one control plane and taken back at another; what a cluster has for life is refused."""
+    maker, other = cluster.nodes[CONTROL_PLANES[0]], cluster.nodes[CONTROL_PLANES[1]]
+    before = follows(maker)
+    maker.run("basalt set features.dns.upstream-nameservers='[192.0.2.53]'")
+    for node in cluster.nodes.values():
+        node.wait_until("the version is followed", partial(has_followed, node, before + 1), GOES_ON_SECONDS)
+        assert "192.0.2.53" in node.run("cat /etc/kubernetes/Corefile").stdout
+    refused = other.run("basalt set cluster.pod-cidr=10.9.0.0/16", check=False)
+    assert refused.code == 2 and "fixed-setting" in refused.stderr
+    other.run(f"basalt set --revert {before}")
+    for node in cluster.nodes.values():
+        node.wait_until("the old one is back", partial(has_followed, node, before + 2), GOES_ON_SECONDS)
+        assert "192.0.2.53" not in node.run("cat /etc/kubernetes/Corefile").stdout
+    cluster.wait_whole()
+
+
+def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
+    """It has what was acknowledged, an old member that comes back is told so, and new machines take their places."""
+    stays = cluster.leader()
+    lost, back = cluster.others(stays)
+    with cluster.writing(stays, lost):
+        pass
+    lost.kill()
+    back.kill()
+    told = stays.run("basalt datastore recover", check=False, timeout=JOINED_SECONDS)
+    assert told.code == 2 and lost.address in told.stdout, told
+    stays.run("basalt datastore recover --yes", timeout=JOINED_SECONDS)
+    for gone in (lost, back):
+        del cluster.nodes[gone.name]
+    cluster.wait_whole()
+    cluster.verify()
+    back.start()
+    back.wait_until("it knows that it is out", partial(is_left_behind, back), JOINED_SECONDS)
+    assert stays.run(f"systemctl is-active {UNITS[cluster.datastore]}").ok
+    for gone in (lost, back):
+        gone.__exit__(None, None, None)
+        said = stays.run(f"basalt remove-node {gone.name} --force", timeout=JOINED_SECONDS).stdout
+        assert said.splitlines()[-1] == f"{gone.name} is out of the cluster: its name and address are free"
+    for gone in (lost, back):
+        cluster.add(gone.name)
+    cluster.wait_whole()
+
+
+def follows(node: Container) -> int:
+    """Return the version of the cluster's settings that a node follows, 0 while it follows none."""
+    status = node.status()
+    return status.settings.version if status and status.settings else 0
+
+
+def has_followed(node: Container, version: int) -> bool:
+    """Whether a node follows this version, and all it has to do for it is done."""
+    status = node.status()
+    return follows(node) == version and status is not None and status.phase is Phase.READY
+
+
+def is_left_behind(node: Container) -> bool:
+    """Whether the node says that the cluster goes on without it."""
+    status = node.status()
+    return status is not None and Code.LEFT_BEHIND in [failure.code for failure in status.failures]
 
 
 def notes(node: Container) -> bool:
