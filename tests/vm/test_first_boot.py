@@ -81,10 +81,10 @@ def test_status_tells_the_same_over_every_door(shared_each: Machine) -> None:
     assert node["metadata"]["name"] == status.node.name == "node-1"
 
 
-def test_ready_with_and_without_a_way_out(datastore: str, shared_each: Machine) -> None:
+def test_ready_without_a_way_out(shared_each: Machine) -> None:
+    """QEMU's closed network hands out no default route, and the machine with etcd was not even given an address."""
     machine = shared_each
-    routes = json.loads(machine.run("ip -json route show default").stdout)
-    assert bool(routes) is states.WAY_OUT[datastore]
+    assert machine.run("ip -json route show default").stdout.strip() == "[]"
     assert machine.run("ip -json address show").stdout.count("10.0.2.15") == 1
 
 
