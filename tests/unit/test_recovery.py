@@ -151,6 +151,13 @@ def test_a_datastore_that_works_is_not_recovered(survivor: ControlPlane) -> None
     assert survivor.woken == [], "it was not stopped to find that out"
 
 
+def test_a_datastore_that_answers_without_a_leader_is_recovered(survivor: ControlPlane) -> None:
+    """As etcd does."""
+    survivor.store.down = False
+    survivor.store.members = [replace(member, leader=False) for member in survivor.store.members]
+    assert asyncio.run(survivor.custodian.survey()).others
+
+
 def test_an_election_is_waited_for(survivor: ControlPlane) -> None:
     async def go() -> None:
         keeper = replace(survivor.custodian, patience=30.0)
