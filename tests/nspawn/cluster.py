@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,8 @@ from typing import Any
 
 from firstboot.report.status import Phase
 from image.vm.fleet import address
-from tests.node import Node, NodeFailed
+from tests.members import leader, voters
+from tests.node import NodeFailed
 from tests.torture.programs import Torture
 
 from .container import Container, Tree
@@ -31,10 +31,6 @@ GOES_ON_SECONDS = 60.0
 """Until writes go on when somebody else has to lead."""
 WRITERS = 2
 """At each node that is written to: enough to contend, few enough to leave a small host something for the nodes."""
-ETCDCTL = (
-    "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
-    "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
-)
 
 
 @dataclass
@@ -56,7 +52,7 @@ class Cluster:
         """Switch on a new node, in place of one of the same name; own: its document, if not the usual one."""
         number = int(name.rpartition("-")[2])
         if name in self.nodes:
-            self.nodes[name].__exit__(None, None, None)
+            self.nodes[name].discard()
         founds = name == CONTROL_PLANES[0] and not self.founded
         self.founded |= founds
         text = document(name, self.datastore if founds else None) if own is None else own
@@ -136,36 +132,6 @@ def document(name: str, datastore: str | None) -> dict[str, Any]:
         return {"version": 1, "role": role, "cluster": cluster, "datastore": {"type": datastore}}
     known = [address(number) for number, each in enumerate(CONTROL_PLANES, 1) if each != name]
     return {"version": 1, "role": role, "cluster": {"token": TOKEN, "endpoints": known}}
-
-
-def leader(node: Node, datastore: str) -> str | None:
-    """Return the address of the member that a node's member takes for the leader."""
-    if datastore == "dqlite":
-        answer = node.run("k8s-dqlite status", check=False, timeout=20)
-        return str(json.loads(answer.stdout)["leader"]).rpartition(":")[0] if answer.ok else None
-    answer = node.run(f"{ETCDCTL} endpoint status -w json", check=False, timeout=20)
-    if not answer.ok or not answer.stdout:
-        return None
-    [told] = json.loads(answer.stdout)
-    status = told["Status"]
-    return own_address(node) if status["leader"] == status["header"]["member_id"] else None
-
-
-def own_address(node: Node) -> str:
-    """Return a node's address in the cluster."""
-    return address(int(node.name.rpartition("-")[2]))
-
-
-def voters(node: Node, datastore: str) -> set[str]:
-    """Return the addresses of voting members; nothing while the datastore does not answer."""
-    if datastore == "dqlite":
-        answer = node.run("k8s-dqlite status", check=False, timeout=20)
-        members = json.loads(answer.stdout)["members"] if answer.ok else []
-        return {each["address"].rpartition(":")[0] for each in members if each["role"] == "voter"}
-    answer = node.run(f"{ETCDCTL} member list -w json", check=False, timeout=20)
-    members = json.loads(answer.stdout)["members"] if answer.ok else []
-    peers = [each["peerURLs"][0] for each in members if not each.get("isLearner")]
-    return {peer.rpartition(":")[0].removeprefix("https://") for peer in peers}
 
 
 def wait_progress(writers: list[tuple[Torture, subprocess.Popen[str], Container]]) -> None:

@@ -86,6 +86,10 @@ class Container(Node):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """End it and remove what it had."""
         self.kill()
         shutil.rmtree(self.root, ignore_errors=True)
 

@@ -132,7 +132,7 @@ def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     back.wait_until("it knows that it is out", partial(is_left_behind, back), JOINED_SECONDS)
     assert stays.run(f"systemctl is-active {UNITS[cluster.datastore]}").ok
     for gone in (lost, back):
-        gone.__exit__(None, None, None)
+        gone.discard()
         said = stays.run(f"basalt remove-node {gone.name} --force", timeout=JOINED_SECONDS).stdout
         assert said.splitlines()[-1] == f"{gone.name} is out of the cluster: its name and address are free"
     for gone in (lost, back):

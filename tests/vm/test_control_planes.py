@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from firstboot.report.status import Phase
 from image.vm.fleet import PATIENT, address
+from tests import members
 
 from . import states
 from .cluster import Cluster, member
@@ -20,10 +20,6 @@ from .machine import Machine
 NAMES = ("node-1", "node-2", "node-3")
 VOTERS_SECONDS = 180.0
 WITHOUT_ONE_SECONDS = 180.0
-ETCDCTL = (
-    "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "
-    "--cert=/etc/kubernetes/pki/apiserver-etcd-client.crt --key=/etc/kubernetes/pki/apiserver-etcd-client.key"
-)
 
 
 # Three machines at once take a small host longer than make test may; not seen through on machines yet.
@@ -80,33 +76,12 @@ def configmaps(machine: Machine) -> list[str]:
 
 def has_voters(machine: Machine, datastore: str, count: int) -> bool:
     """Whether the datastore of this machine knows that many voting members."""
-    return len(voters(machine, datastore)) == count
-
-
-def voters(machine: Machine, datastore: str) -> list[str]:
-    """Return the addresses of voting members; nothing while the datastore does not answer."""
-    if datastore == "dqlite":
-        answer = machine.run("k8s-dqlite status", check=False)
-        members = json.loads(answer.stdout)["members"] if answer.ok else []
-        return [each["address"] for each in members if each["role"] == "voter"]
-    answer = machine.run(f"{ETCDCTL} member list -w json", check=False)
-    members = json.loads(answer.stdout)["members"] if answer.ok else []
-    return [each["peerURLs"][0] for each in members if not each.get("isLearner")]
+    return len(members.voters(machine, datastore)) == count
 
 
 def leader(cluster: Cluster, datastore: str) -> Machine:
     """Return the machine whose member leads."""
-    some = cluster[NAMES[0]]
-    if datastore == "dqlite":
-        address = json.loads(some.run("k8s-dqlite status").stdout)["leader"].rpartition(":")[0]
-        return next(machine for machine in cluster if address == address_of(machine))
     for machine in cluster:
-        [status] = json.loads(machine.run(f"{ETCDCTL} endpoint status -w json").stdout)
-        if status["Status"]["leader"] == status["Status"]["header"]["member_id"]:
+        if members.leader(machine, datastore) == members.own_address(machine):
             return machine
     raise AssertionError("nobody leads")
-
-
-def address_of(machine: Machine) -> str:
-    """Return a machine's address among the machines."""
-    return address(int(machine.setup.name.rpartition("-")[2]))
