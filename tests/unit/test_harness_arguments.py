@@ -47,7 +47,10 @@ def test_every_writable_drive_can_be_saved() -> None:
     ("accelerator", "expected"),
     [
         (Accelerator.KVM, ["-accel", "kvm", "-cpu", "host"]),
-        (Accelerator.TCG, ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Nehalem"]),
+        (
+            Accelerator.TCG,
+            ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Opteron_G3,+ssse3,+sse4.1,+sse4.2"],
+        ),
     ],
 )
 def test_accelerator(accelerator: Accelerator, expected: list[str]) -> None:
