@@ -21,7 +21,7 @@ FW_CFG_NAME_LIMIT = 55
 """QEMU refuses longer names of firmware configuration files."""
 
 
-EMULATED_PROCESSOR = "Opteron_G3,+ssse3,+sse4.1,+sse4.2"
+EMULATED_PROCESSOR = "Opteron_G3,-misalignsse,+ssse3,+sse4.1,+sse4.2"
 """The least with all that the image's programs use (x86-64-v2): what it lacks need not be emulated.
 
 It is no Intel model, because Linux isolates the kernel's page tables on those (Meltdown): two changes of page

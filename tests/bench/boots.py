@@ -18,8 +18,8 @@ from ..vm.machine import Machine, Setup
 from . import baseline, memory, observe
 from .results import Boot, Side
 
-SETTLE_SECONDS = 30.0
-"""From a running pod to the look at memory."""
+SETTLE_SECONDS = 150.0
+"""From a running pod to the look at memory. Go collects an idle process's garbage every two minutes."""
 
 USERSPACE = "systemctl show --value -p UserspaceTimestampMonotonic"
 

@@ -49,7 +49,12 @@ def test_every_writable_drive_can_be_saved() -> None:
         (Accelerator.KVM, ["-accel", "kvm", "-cpu", "host"]),
         (
             Accelerator.TCG,
-            ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Opteron_G3,+ssse3,+sse4.1,+sse4.2"],
+            [
+                "-accel",
+                "tcg,thread=multi,tb-size=1024",
+                "-cpu",
+                "Opteron_G3,-misalignsse,+ssse3,+sse4.1,+sse4.2",
+            ],
         ),
     ],
 )
