@@ -22,13 +22,13 @@ LEAST = 128 * MIB
 def shortage(folder: Path = paths.STATE.parent) -> Failure | None:
     """Return what to tell when less than LEAST bytes are free where a folder is, for who is not root."""
     found = os.statvfs(folder)
-    free = found.f_bavail * found.f_frsize
-    if free >= LEAST:
+    if found.f_bavail * found.f_frsize >= LEAST:
         return None
     return Failure(
         Code.DISK_FULL,
         str(folder),
-        f"{free // MIB} of {found.f_blocks * found.f_frsize // MIB} MiB are free on the disk",
+        # How little it is changes with every write, and each other finding is told anew on the console.
+        f"less than {LEAST // MIB} of {found.f_blocks * found.f_frsize // MIB} MiB are free on the disk",
         "Give the machine a larger disk, or make room: delete pods that keep much on it, or backups. "
-        f"{LEAST // MIB} MiB have to be free; what stopped for want of room then goes on by itself.",
+        "What stopped for want of room then goes on by itself.",
     )
