@@ -6,5 +6,7 @@ baseline.py   gives a machine that script, the configuration and keys made befor
 observe.py    looks at a cluster from outside and notes when it has got how far
 boots.py      boots both, one after the other        memory.py   what an idle node uses
 builds.py     sizes of the image, times of its build
-results.py    what was measured, as JSON             tables.py   the same for people
+clusters.py   clusters in containers, with            writes.py   writers through API servers
+availability.py   what the writers' journals tell
+results.py    what was measured, as JSON             tables.py, cluster_tables.py, markdown.py   the same for people
 """
