@@ -11,16 +11,19 @@ talks to port 6443 of the loopback address: on a control plane to its API server
 from __future__ import annotations
 
 import argparse
+import itertools
 import signal
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from subprocess import Popen
+from typing import TextIO
 
 from image.vm.place import ROOT
 
@@ -67,25 +70,27 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: end.set())
-    with options.journal.open("w", buffering=1) as journal:
-
-        def write(writer: int) -> None:
-            api, run = Api(PORT, options.kubeconfig.read_text()), uuid.uuid4().hex
-            number = 0
-            while not end.is_set():
-                started = time.time()
-                if make(api, f"bench-{run}-{number}"):
-                    journal.write(f"{writer} {started:.6f} {time.time():.6f}\n")
-                else:
-                    end.wait(DOWN_SECONDS)
-                number += 1
-
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(options.writers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    text = options.kubeconfig.read_text()
+    with options.journal.open("w", buffering=1) as journal, ThreadPoolExecutor(options.writers) as pool:
+        work = [
+            pool.submit(write, Api(PORT, text), number, journal, end) for number in range(options.writers)
+        ]
+    for each in work:
+        each.result()
     return 0
+
+
+def write(api: Api, writer: int, journal: TextIO, end: threading.Event) -> None:
+    """Make one object after the other until the end, and write down those that were acknowledged."""
+    run = uuid.uuid4().hex
+    for number in itertools.count():
+        if end.is_set():
+            return
+        started = time.time()
+        if make(api, f"bench-{run}-{number}"):
+            journal.write(f"{writer} {started:.6f} {time.time():.6f}\n")
+        else:
+            end.wait(DOWN_SECONDS)
 
 
 def make(api: Api, name: str) -> bool:

@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from tests.bench import availability, cluster_tables, clusters, tables, writes
 from tests.bench.availability import Load, Write, outage, worst
+from tests.bench.observe import Api
 from tests.bench.results import Cluster, Clusters, Loss, Outage, Results, Weight
 
 from .test_bench import HOST, results
@@ -91,6 +95,30 @@ def test_journals_are_read_while_they_are_written(tmp_path: Path) -> None:
     lines = [json.dumps(each) for each in (record, {**record, "outcome": "unknown"}, record)]
     path.write_text("\n".join(lines)[:-3])
     assert clusters.acknowledged(path) == [Write(0, 1.5, 1.75)]
+
+
+class Server:
+    """An API server that acknowledges every other object, and ends its writers after a few."""
+
+    def __init__(self, end: threading.Event) -> None:
+        self.end, self.made = end, list[str]()
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        assert path == "/api/v1/namespaces/default/configmaps" and len(body["data"]["content"]) == 1024
+        self.made.append(body["metadata"]["name"])
+        if len(self.made) == 4:
+            self.end.set()
+        return (201, b"{}") if len(self.made) % 2 else (0, b"")
+
+
+def test_what_is_not_acknowledged_is_not_written_down(tmp_path: Path) -> None:
+    path, end = tmp_path / "journal", threading.Event()
+    server = Server(end)
+    with path.open("w") as journal:
+        writes.write(cast(Api, server), 7, journal, end)
+    assert len(set(server.made)) == 4, "no name twice: what was not acknowledged may be there"
+    assert [each.writer for each in writes.read(path)] == [7, 7]
+    assert all(each.started <= each.ended for each in writes.read(path))
 
 
 def test_it_goes_on_when_each_writer_does() -> None:
