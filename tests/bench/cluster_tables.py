@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from .markdown import spread, table
-from .results import Cluster, Clusters, Loss
+from .results import DATASTORES, MEMBERS, Cluster, Clusters, Loss
 
 MIB = 1 << 20
-DATASTORES = ("dqlite", "etcd")
-KINDS = (("dqlite", 1), ("etcd", 1), ("dqlite", 3), ("etcd", 3))
+KINDS = [(datastore, members) for members in MEMBERS for datastore in DATASTORES]
 NAMES = {1: "one control plane", 3: "three and a worker"}
 HEADS = [f"{datastore}, {members}" for datastore, members in KINDS]
 PLACES = {
@@ -29,9 +28,9 @@ def parts(clusters: Clusters) -> Iterator[str]:
 
 
 def _ready_rows(clusters: Clusters) -> Iterator[list[str]]:
-    for members, name in NAMES.items():
+    for members in MEMBERS:
         yield [
-            name,
+            NAMES[members],
             *(_cell(clusters.of(each, members), lambda found: found.ready, 1) for each in DATASTORES),
         ]
     yield ["ratio", *(spread(clusters.ratios(each), 2) for each in DATASTORES)]

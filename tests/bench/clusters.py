@@ -21,13 +21,11 @@ from ..nspawn.cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WO
 from ..nspawn.container import Container, Tree
 from ..nspawn.host import empty
 from . import availability, memory, writes
-from .availability import Load
+from .availability import Load, Write
 from .boots import rest
+from .results import DATASTORES, MEMBERS, Loss, Outage, Weight
 from .results import Cluster as Measured
-from .results import Loss, Outage, Weight
 
-DATASTORES = ("dqlite", "etcd")
-MEMBERS = (1, 3)
 LOAD_SECONDS, LOAD_WRITERS = 20.0, 8
 BALANCED_WRITERS = 3
 """Through a worker's balancer, which spreads connections evenly: one of them is to the control plane that is lost."""
@@ -101,7 +99,7 @@ class Probe:
     """Writers of whom each must go on; read: what was acknowledged to them so far."""
 
     writers: int
-    read: Callable[[], list[writes.Write]]
+    read: Callable[[], list[Write]]
 
     def goes_on(self, since: float) -> bool:
         """Whether each writer has enough acknowledgements since then."""
@@ -138,14 +136,12 @@ def lose_leader(cluster: Cluster, loss: Loss) -> Outage:
     return Outage(loss, *(round(seconds, 2) for seconds in found))
 
 
-def acknowledged(path: Path) -> list[writes.Write]:
+def acknowledged(path: Path) -> list[Write]:
     """Return what was acknowledged to the torture program's writer; its last line may not be whole yet."""
     text = path.read_text() if path.exists() else ""
     records = map(json.loads, text[: text.rfind("\n") + 1].splitlines())
     return [
-        writes.Write(0, each["started"] / 1e9, each["ended"] / 1e9)
-        for each in records
-        if each["outcome"] == "made"
+        Write(0, each["started"] / 1e9, each["ended"] / 1e9) for each in records if each["outcome"] == "made"
     ]
 
 

@@ -18,6 +18,9 @@ from .availability import Load
 from .memory import Memory
 
 FILE = BUILD / "bench.json"
+DATASTORES = ("dqlite", "etcd")
+MEMBERS = (1, 3)
+"""Control planes of the clusters that are measured; three have a worker."""
 
 
 class Side(StrEnum):
