@@ -26,6 +26,7 @@ TORTURE_SECONDS ?= 120
 SEED ?= $(shell date +%s)
 PAIRS ?= 2
 BUILD ?= warm
+CLUSTERS ?= 1
 RUN = exec $$venv/bin/python -m pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=15
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
@@ -49,8 +50,8 @@ test: image ## Units and linters, datastores under torture, virtual machines (ro
 	@venv=$(VENV) && $(RUN) -p tests.timebox --started=$(STARTED) --minutes=$(MINUTES) \
 		tests -m 'not soak' $(PYTEST_ARGS)
 
-bench: image ## Boot, memory, size and build beside a cluster started by hand (root); PAIRS=2, BUILD=warm|cold|none
-	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD)
+bench: image ## Boots beside a cluster started by hand, size, build, clusters (root); PAIRS=2, BUILD=warm|cold|none, CLUSTERS=1
+	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD) --clusters=$(CLUSTERS)
 
 soak: image ## The tests of durability again and again (root); REPEAT=10, TORTURE_SECONDS=120 of writes, SEED=N
 	@venv=$(VENV) && export TORTURE_SECONDS=$(TORTURE_SECONDS) && exec $$venv/bin/python -m pytest -p tests.soak \

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from firstboot import files, observe, paths, systemd
+from firstboot import files, observe, paths, space, systemd
 from firstboot import log as logs
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.backup.places import Places
@@ -142,6 +142,7 @@ class Agent:
     places: Places = field(default_factory=Places)
     rest: Rest | None = None
     behind: LeftBehind | None = None
+    shortage: Callable[[], Failure | None] = space.shortage
     waits: tuple[Step, ...] = ()
     units: Mapping[str, Unit] = field(default_factory=dict)
 
@@ -421,8 +422,9 @@ class Agent:
             components = {"datastore": part, **components}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)
-        # Services that a restore has yet to stop say that they are well.
-        unfinished = result.failures or result.blocked or self.places.decided.exists()
+        shortage = self.shortage()
+        # Services that a restore has yet to stop say that they are well, and so do those that cannot write any more.
+        unfinished = result.failures or result.blocked or self.places.decided.exists() or shortage
         if phase.ready and unfinished:
             phase = Phase.DEGRADED if self.was_ready else Phase.STARTING
         if taken.failures:
@@ -439,6 +441,7 @@ class Agent:
             features=features,
             failures=(
                 *taken.failures,
+                *((shortage,) if shortage else ()),
                 *result.failures,
                 *(watch.failures if watch is not None else ()),
                 *observe.failures(parts),

@@ -176,6 +176,7 @@ class Code(StrEnum):
     RESET_FAILED = "reset-failed", "The machine cannot be reset by itself; nothing runs on it any more."
 
     # The running node
+    DISK_FULL = "disk-full", "The disk with the node's data has no room left, or almost none."
     AUTHORITY_ENDS = "authority-ends", "A certificate authority ends soon, or has ended."
     CERTIFICATE_ENDS = (
         "certificate-ends",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures boots, memory, sizes and builds, and says whether the goals are met.
+"""Measures boots, memory, sizes, builds and clusters, and says whether the goals are met.
 
-python3 -m tests.bench [run] [--pairs N] [--build none|warm|cold] [--settle SECONDS]
-python3 -m tests.bench show    print the last results once more
-python3 -m tests.bench docs    put them into docs/benchmarks.md
+python3 -m tests.bench [run] [--pairs N] [--build none|warm|cold] [--clusters N] [--settle SECONDS]
+python3 -m tests.bench clusters    only these, beside the last results of the rest; [--clusters N] [--settle SECONDS]
+python3 -m tests.bench show        print the last results once more
+python3 -m tests.bench docs        put them into docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from image import host
 from image.build import load_sizes
 from image.vm import accelerator as detection
 from image.vm import disks
-from image.vm.arguments import Accelerator
 from image.vm.place import BUILD, ROOT, built_image, kernel
 
+from ..nspawn.host import built_tree, lacking
 from . import boots, builds, tables
 from .builds import Build
-from .results import FILE, Host, Results, Side
+from .clusters import rounds
+from .results import FILE, Clusters, Host, Results, Side
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -34,15 +36,24 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 def main(args: Sequence[str]) -> int:
     """Run the command line described above."""
     parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", nargs="?", default="run", choices=("run", "show", "docs"))
+    parser.add_argument("action", nargs="?", default="run", choices=("run", "clusters", "show", "docs"))
     parser.add_argument("--pairs", type=int, default=2, help="boots of each side; 0: none")
     parser.add_argument("--build", type=Build, default=Build.WARM, choices=tuple(Build))
+    parser.add_argument("--clusters", type=int, default=1, help="rounds of clusters in containers; 0: none")
     parser.add_argument("--settle", type=float, default=boots.SETTLE_SECONDS, help="before memory is read")
     options = parser.parse_args(args)
-    results = run(options.pairs, options.build, options.settle) if options.action == "run" else Results.load()
+    match options.action:
+        case "run":
+            results = run(options.pairs, options.build, options.settle)
+            results = run_clusters(results, options.clusters, options.settle)
+        case "clusters":
+            known = Results.load() if FILE.exists() else Results(describe(""), load_sizes(BUILD))
+            results = run_clusters(known, options.clusters, options.settle)
+        case _:
+            results = Results.load()
     if options.action == "docs":
         tables.write_into(PAGE, results)
-        print(f"{PAGE.relative_to(ROOT)} has the results of {results.host.date}")
+        print(f"{PAGE.relative_to(ROOT)} has these results")
     else:
         print(f"\n{tables.render(results)}\n\nAll numbers: {FILE.relative_to(ROOT)}")
     return 0
@@ -52,7 +63,7 @@ def run(pairs: int, build: Build, settle: float) -> Results:
     """Measure, keeping what there is after each boot."""
     host.require_root()
     image, found = disks.pinned(built_image()), detection.detect(kernel())
-    results = Results(describe(found), load_sizes(BUILD))
+    results = Results(describe(found.value), load_sizes(BUILD))
     for boot in boots.pairs(image, found, pairs, settle):
         results = replace(results, boots=(*results.boots, boot))
         results.save()
@@ -61,14 +72,28 @@ def run(pairs: int, build: Build, settle: float) -> Results:
     return results
 
 
-def describe(accelerator: Accelerator) -> Host:
+def run_clusters(results: Results, count: int, settle: float) -> Results:
+    """Measure clusters, keeping what there is after each; the results' others stay as they are."""
+    host.require_root()
+    if count and (reason := lacking()):
+        print(f"no clusters: {reason}")
+        return results
+    clusters = Clusters(describe(""))
+    for measured in rounds(built_tree(), count, settle) if count else ():
+        clusters = replace(clusters, measured=(*clusters.measured, measured))
+        results = replace(results, clusters=clusters)
+        results.save()
+    return results
+
+
+def describe(accelerator: str) -> Host:
     """Return what one has to know of this host and of the guest to compare the numbers with others."""
     machine = boots.setup(Side.BASALT)
     return Host(
         processor=processor(),
         cpus=os.cpu_count() or 0,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        accelerator=accelerator.value,
+        accelerator=accelerator,
         guest=f"{machine.cpus} processors, {machine.memory} MiB",
         version=kernel().name.removeprefix("basalt_").removesuffix(".efi"),
         commit=commit(),

@@ -13,6 +13,7 @@ from typing import Self
 from firstboot.report.status import Phase
 from image.vm.arguments import Accelerator
 
+from ..node import Node
 from ..vm.documents import control_plane
 from ..vm.machine import Machine, Setup
 from . import baseline, memory, observe
@@ -108,7 +109,7 @@ def ticks_of(process: str) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def rest(machine: Machine, seconds: float) -> None:
-    """Leave the machine alone, but notice when it fails."""
+def rest(node: Node, seconds: float) -> None:
+    """Leave a node alone, but notice when it fails."""
     end = time.monotonic() + seconds
-    machine.wait_until("it has rested", lambda: time.monotonic() >= end, seconds + 60)
+    node.wait_until("it has rested", lambda: time.monotonic() >= end, seconds + 60)

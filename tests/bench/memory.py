@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ..node import Node
 from ..vm.channel import UNIT as CHANNEL
-from ..vm.machine import Machine
 from .baseline import UNIT as BASELINE
 
 SCRIPT = Path(__file__).parent / "memory.sh"
@@ -28,7 +28,10 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Use:
-    """Bytes. current: charged to the control group, files included; anon: of that, not files; pss: of processes."""
+    """Bytes. current: charged to the control group, files included; anon: of that, not files; pss: of processes.
+
+    The first two are 0 in a container whose control groups have no controllers.
+    """
 
     current: int = 0
     anon: int = 0
@@ -60,9 +63,9 @@ class Memory:
         return cls(data["total"], data["used"], data["available"], services)
 
 
-def measure(machine: Machine) -> Memory:
-    """Look inside a machine."""
-    return parse(machine.run(["sh", "-c", SCRIPT.read_text()], timeout=120).stdout)
+def measure(node: Node) -> Memory:
+    """Look inside a node; `free` tells of the host where that is a container."""
+    return parse(node.run(["sh", "-c", SCRIPT.read_text()], timeout=120).stdout)
 
 
 def parse(text: str) -> Memory:

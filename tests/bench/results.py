@@ -14,9 +14,13 @@ from typing import Any, Self
 from image.artefacts import Sizes
 from image.vm.place import BUILD
 
+from .availability import Load
 from .memory import Memory
 
 FILE = BUILD / "bench.json"
+DATASTORES = ("dqlite", "etcd")
+MEMBERS = (1, 3)
+"""Control planes of the clusters that are measured; three have a worker."""
 
 
 class Side(StrEnum):
@@ -78,14 +82,103 @@ class Host:
     date: str
 
 
+class Loss(StrEnum):
+    """How a control plane is lost: its connections end with it, or nothing is heard of it any more."""
+
+    KILLED = "killed"
+    CUT_OFF = "cut off"
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Seconds without an acknowledged write after the datastore's leader was lost, for who writes where.
+
+    datastore: to the datastore's member of another control plane
+    survivor:  through that one's API server
+    worker:    through a worker's balancer, the longest of several connections
+    """
+
+    loss: Loss
+    datastore: float
+    survivor: float
+    worker: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict made of it."""
+        return cls(**{**data, "loss": Loss(data["loss"])})
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Bytes of memory of one control plane, on average: the datastore's service, and all processes."""
+
+    datastore: float
+    node: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One cluster in containers, from power-on to its end.
+
+    datastore: dqlite or etcd
+    members:   control planes: one alone, or three and a worker
+    ready:     seconds from power-on until all were Ready
+    idle, used: before and after the load
+    load:      of writes through one API server
+    """
+
+    datastore: str
+    members: int
+    ready: float
+    idle: Weight
+    used: Weight
+    load: Load
+    outages: tuple[Outage, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict made of it."""
+        parts = {
+            "idle": Weight(**data["idle"]),
+            "used": Weight(**data["used"]),
+            "load": Load(**data["load"]),
+            "outages": tuple(Outage.from_dict(each) for each in data["outages"]),
+        }
+        return cls(**{**data, **parts})
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """All clusters of one run, in the order in which they were measured."""
+
+    host: Host
+    measured: tuple[Cluster, ...] = ()
+
+    def of(self, datastore: str, members: int) -> list[Cluster]:
+        """Return those of one kind."""
+        return [each for each in self.measured if (each.datastore, each.members) == (datastore, members)]
+
+    def ratios(self, datastore: str) -> list[float]:
+        """Return the seconds to Ready of three and a worker over those of one alone, for each round."""
+        rounds = zip(self.of(datastore, 3), self.of(datastore, 1), strict=False)
+        return [three.ready / one.ready for three, one in rounds]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict made of it."""
+        return cls(Host(**data["host"]), tuple(Cluster.from_dict(each) for each in data["measured"]))
+
+
 @dataclass(frozen=True)
 class Results:
-    """All of one run."""
+    """All that was measured last; the clusters may be of another run than the rest."""
 
     host: Host
     sizes: Sizes
     builds: Builds = field(default_factory=Builds)
     boots: tuple[Boot, ...] = ()
+    clusters: Clusters | None = None
 
     def of(self, side: Side) -> list[Boot]:
         """Return one side's boots, in the order of the pairs."""
@@ -115,4 +208,5 @@ class Results:
             Sizes(**data["sizes"]),
             Builds(**data["builds"]),
             tuple(Boot.from_dict(boot) for boot in data["boots"]),
+            Clusters.from_dict(data["clusters"]) if data.get("clusters") else None,
         )

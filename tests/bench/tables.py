@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results for people: Markdown tables whose columns stand straight, for a terminal and for docs/benchmarks.md alike."""
+"""Results for people, for a terminal and for docs/benchmarks.md alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from image.artefacts import LIMIT, MB
 
+from . import cluster_tables
+from .markdown import spread, table
 from .memory import Use
-from .results import Boot, Builds, Results, Side
+from .results import Boot, Builds, Host, Results, Side
 
 MIB = 1 << 20
 USED_LIMIT = 771 * MIB
@@ -21,6 +23,7 @@ DISTURBED = 0.1
 MILESTONES = ("api ready", "node Ready", "pod running")
 """Those that must not come later than by hand."""
 BEGIN, END = "<!-- results: python3 -m tests.bench docs -->", "<!-- end of results -->"
+CLUSTERS_BEGIN, CLUSTERS_END = "<!-- clusters: python3 -m tests.bench docs -->", "<!-- end of clusters -->"
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,26 @@ def _not_slower(results: Results, milestone: str) -> Goal:
 
 def render(results: Results) -> str:
     """Return everything that was measured."""
-    return "\n\n".join(_parts(results))
+    return "\n\n".join((*_parts(results), *_cluster_parts(results)))
+
+
+def _origin(host: Host) -> str:
+    return (
+        f"Basalt {host.version} (commit {host.commit}) on {host.date}. Host: {host.cpus} × {host.processor}, "
+        f"{host.memory / (1 << 30):.0f} GiB."
+    )
+
+
+def _cluster_parts(results: Results) -> Iterator[str]:
+    if results.clusters:
+        yield _origin(results.clusters.host)
+        yield from cluster_tables.parts(results.clusters)
 
 
 def _parts(results: Results) -> Iterator[str]:
-    host = results.host
-    yield (
-        f"Basalt {host.version} (commit {host.commit}) on {host.date}. Host: {host.cpus} × {host.processor}, "
-        f"{host.memory / (1 << 30):.0f} GiB. Guest: {host.guest}, {host.accelerator.upper()}."
-    )
+    if not results.boots and results.builds == Builds():
+        return
+    yield f"{_origin(results.host)} Guest: {results.host.guest}, {results.host.accelerator.upper()}."
     yield table(["goal", "found", "met"], [goal.row() for goal in goals(results)])
     if any(boot.others > DISTURBED for boot in results.boots):
         yield "**The host had other things to do meanwhile: these times say little.**"
@@ -104,13 +118,6 @@ def _boot_rows(results: Results) -> Iterator[list[str]]:
 
 def _spread(results: Results, side: Side, value: Callable[[Boot], float]) -> str:
     return spread([value(boot) for boot in results.of(side)], 1)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """Return least and median; one number where there is one."""
-    if len(values) == 1:
-        return f"{values[0]:.{digits}f}"
-    return f"{min(values):.{digits}f} / {median(values):.{digits}f}"
 
 
 def _memory_rows(results: Results) -> Iterator[list[str]]:
@@ -148,22 +155,18 @@ def _build_rows(builds: Builds) -> Iterator[list[str]]:
     yield [f"components, when they were last built: {names}", f"{total:.0f}"]
 
 
-def table(head: Sequence[str], rows: Iterator[list[str]] | Sequence[list[str]]) -> str:
-    """Return a Markdown table with columns of one width; numbers need no other alignment to be read."""
-    cells = [list(head), *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
 def write_into(page: Path, results: Results) -> None:
-    """Replace what stands between the two marks of a page."""
+    """Replace what stands between the marks of a page, but leave what these results tell nothing about."""
     text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{page}: no {BEGIN} … {END}")
-    page.write_text(f"{before}{BEGIN}\n{render(results)}\n{END}{after}")
+    for begin, end, parts in (
+        (BEGIN, END, tuple(_parts(results))),
+        (CLUSTERS_BEGIN, CLUSTERS_END, tuple(_cluster_parts(results))),
+    ):
+        if not parts:
+            continue
+        before, _, rest = text.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise ValueError(f"{page}: no {begin} … {end}")
+        text = "\n".join((f"{before}{begin}", "\n\n".join(parts), f"{end}{after}"))
+    page.write_text(text)

@@ -35,7 +35,10 @@ WRITERS = 2
 
 @dataclass
 class Cluster:
-    """Nodes that come and go on one network."""
+    """Nodes that come and go on one network.
+
+    rooms: MiB of the disk of a node that has one of its own
+    """
 
     datastore: str
     tree: Tree
@@ -43,6 +46,7 @@ class Cluster:
     wires: Wires
     program: Path
     stack: ExitStack
+    rooms: Mapping[str, int] = field(default_factory=dict)
     nodes: dict[str, Container] = field(default_factory=dict)
     journals: list[Torture] = field(default_factory=list)
     verified: int = 0
@@ -56,7 +60,8 @@ class Cluster:
         founds = name == CONTROL_PLANES[0] and not self.founded
         self.founded |= founds
         text = document(name, self.datastore if founds else None) if own is None else own
-        node = Container(name, address(number), text, self.wires.connect(name), self.tree, self.folder)
+        wire, room = self.wires.connect(name), self.rooms.get(name)
+        node = Container(name, address(number), text, wire, self.tree, self.folder, room)
         self.nodes[name] = self.stack.enter_context(node)
         return node
 

@@ -7,25 +7,18 @@ external   a cluster without a node yet, for an etcd that somebody else runs
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from image import components, declaration
-from image.vm import disks
-from image.vm.place import built_image
-from tests.image import gpt
-
 from .cluster import CONTROL_PLANES, WORKER, Cluster
 from .container import Tree
-from .wires import Wires, ip
+from .host import built_tree, empty, lacking
 
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
+DATASTORES = ("dqlite", pytest.param("etcd", marks=pytest.mark.variant))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -38,35 +31,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def tree() -> Tree:
     """The /usr of the built image."""
-    disk = disks.pinned(built_image())
-    table = gpt.read(disk)
-    [usr] = [each for each in table.partitions if each.type == gpt.Kind.USR and each.label != "_empty"]
-    return Tree(disk, usr.offset)
+    return built_tree()
 
 
 @pytest.fixture(scope="session")
 def able() -> None:
     """Skip where the host's kernel lacks what containers of the image need."""
-    if "erofs" not in Path("/proc/filesystems").read_text():
-        pytest.skip("this kernel does not know erofs")
-    probe = ("link", "add", "basalt-probe", "type", "veth", "peer", "name", "basalt-probe1")
-    if not ip(*probe, check=False):
-        pytest.skip("this kernel has no pairs of virtual cards")
-    ip("link", "delete", "basalt-probe")
+    if reason := lacking():
+        pytest.skip(reason)
 
 
-@contextmanager
-def empty(datastore: str, tree: Tree) -> Iterator[Cluster]:
-    """Make a cluster without a node."""
-    program = components.build(declaration.load("torture")).folder / "etcd-torture"
-    folder = Path(tempfile.mkdtemp(prefix="basalt-nspawn-", dir="/var/tmp"))
-    with ExitStack() as stack:
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        wires = stack.enter_context(Wires())
-        yield Cluster(datastore, tree, folder, wires, program, stack)
-
-
-@pytest.fixture(scope="module", params=["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])
+@pytest.fixture(scope="module", params=DATASTORES)
 def cluster(request: pytest.FixtureRequest, able: None, tree: Tree) -> Iterator[Cluster]:
     """Three control planes and a worker, switched on together, the one that founds the cluster last."""
     with empty(request.param, tree) as made:

@@ -5,8 +5,8 @@ with Container("node-1", address(1), document, wires, tree, folder) as node:
     node.wait_for_phase()
     print(node.kubectl("get", "nodes").stdout)
 
-Its root is a folder of the host with the image's /usr in it, which outlives its end. It is told who it is as in a
-cloud: by a NoCloud seed.
+Its root is a folder of the host with the image's /usr in it, which outlives its end; /var may be a disk of its own, one
+that can be full. It is told who it is as in a cloud: by a NoCloud seed.
 """
 
 from __future__ import annotations
@@ -65,15 +65,27 @@ class Container(Node):
     """One node; a context manager that leaves neither a process nor a file behind."""
 
     def __init__(
-        self, name: str, address: str, document: Mapping[str, Any], wire: Wire, tree: Tree, folder: Path
+        self,
+        name: str,
+        address: str,
+        document: Mapping[str, Any],
+        wire: Wire,
+        tree: Tree,
+        folder: Path,
+        room: int | None = None,
     ) -> None:
-        """Describe a node with this address and a document to which name and address are added."""
+        """Describe a node with this address and a document to which name and address are added.
+
+        room: MiB of a disk of its own; None: as much as the host has
+        """
         self.name = name
         self.address = address
         self.root = folder / name
         self._document = document
         self._wire = wire
         self._tree = tree
+        self._room = room
+        self._disk = folder / f"{name}.disk"
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -92,6 +104,7 @@ class Container(Node):
         """End it and remove what it had."""
         self.kill()
         shutil.rmtree(self.root, ignore_errors=True)
+        self._disk.unlink(missing_ok=True)
 
     def _furnish(self) -> None:
         for name in ("usr", "etc", "run", "proc", "sys", "dev", "tmp", "root", "var"):
@@ -108,6 +121,10 @@ class Container(Node):
             binds.append(f"BindReadOnlyPaths=/var/lib/kernel/{key}:/proc/sys/{key}\n")
         drop_in = self.root / "etc/systemd/system/kubelet.service.d/container.conf"
         write(drop_in, "".join(["[Service]\n", *binds]))
+        if self._room:
+            # No part of the disk is kept for root, who would still write where the datastore cannot.
+            mkfs = ["mkfs.ext4", "-q", "-m", "0", "-d", self.root / "var", self._disk, f"{self._room}M"]
+            subprocess.run(with_tools(mkfs), check=True, capture_output=True, timeout=60)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -129,7 +146,8 @@ class Container(Node):
             # As on a machine, where root is root; the kubelet reads the kernel's log.
             *("--capability=all", "--system-call-filter=@keyring bpf", "--bind=/dev/kmsg"),
         ]
-        script = f"{self._tree.mount(self.root / 'usr')} && exec {shlex.join(nspawn)}"
+        disk = f"mount -o loop {self._disk} {self.root}/var && " if self._room else ""
+        script = f"{self._tree.mount(self.root / 'usr')} && {disk}exec {shlex.join(nspawn)}"
         with self._log.open("ab") as output:
             # It ends with the thread that called this, so that an aborted test leaves none behind.
             self._process = subprocess.Popen(
@@ -203,8 +221,12 @@ class Container(Node):
         pki = self.root / "etc/kubernetes/pki"
         client = pki / "apiserver-etcd-client"
         options = ("--cacert", f"{pki}/etcd/ca.crt", "--cert", f"{client}.crt", "--key", f"{client}.key")
-        enter = ("ip", "netns", "exec", self._wire.namespace)
-        return Torture(program, "https://127.0.0.1:2379", journal, prefix, options, enter)
+        return Torture(program, "https://127.0.0.1:2379", journal, prefix, options, self.beside)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What goes before a program of the host that is to have the node's network; it outlives the node."""
+        return ("ip", "netns", "exec", self._wire.namespace)
 
     def status(self) -> Status | None:
         """Return the status document, or None while the agent does not answer."""

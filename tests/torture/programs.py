@@ -74,15 +74,15 @@ class Torture:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     @contextmanager
-    def writing(self) -> Iterator[subprocess.Popen[str]]:
+    def writing(self, writers: int = 8) -> Iterator[subprocess.Popen[str]]:
         """Let writers write until the end, however long what is done meanwhile takes."""
-        with self.write(LONGEST) as writers:
+        with self.write(LONGEST, writers) as process:
             try:
-                yield writers
-                writers.terminate()
-                finish(writers)
+                yield process
+                process.terminate()
+                finish(process)
             finally:
-                writers.kill()
+                process.kill()
 
     def written(self) -> int:
         """Return how many writes have an outcome so far."""
