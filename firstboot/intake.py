@@ -170,7 +170,9 @@ class Intake:
         if membership and config.role.has_control_plane and address not in known:
             return None, (_moved(address, known),)
         peers = membership.peers if membership else ()
-        return Node(config, name, address, _nameservers(), known, peers, stated, followed), ()
+        virtual = config.cluster.virtual_address
+        card = facts.card(virtual) if virtual else None
+        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card), ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

@@ -25,7 +25,7 @@ from firstboot.pki.catalogue import NODES, Catalogue
 from firstboot.pki.leaf import CertificateSpec
 from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
-from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync
+from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync, virtualaddress
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.certificates import Certificates
 from firstboot.steps.claim import Claim
@@ -42,6 +42,7 @@ from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
+from firstboot.steps.virtualaddress import KeepalivedConfig
 
 if TYPE_CHECKING:
     from firstboot.datastores.watch import Watch
@@ -58,6 +59,8 @@ UNITS = (
     "kube-proxy",
     "coredns",
     "api-balancer",
+    "virtual-address-watch",
+    "virtual-address",
 )
 """Every service of the image that the document switches."""
 
@@ -113,6 +116,7 @@ def _control_plane(node: Node) -> tuple[Service, ...]:
         kubelet.service(node),
         controllers.controller_manager(node),
         controllers.scheduler(node),
+        *virtualaddress.services(node),
     )
 
 
@@ -173,6 +177,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
         yield Files("files:datastore", tried.files)
         yield Claim(wanted.watch)
+    if node.config.role.has_control_plane and node.config.cluster.virtual_address is not None:
+        yield KeepalivedConfig(virtualaddress.configuration(node))
     for service in (*wanted.all_services, timesync.service(node)):
         # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
         guarded = wanted.watch is not None and service.unit == "kube-apiserver"
