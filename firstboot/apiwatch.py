@@ -20,32 +20,35 @@ from firstboot.paths import API_VERDICT, PKI
 READY, UNREADY = "0\n", "1\n"
 """What keepalived takes for yes and for no."""
 HOST, PORT = "127.0.0.1", 6443
-INTERVAL, TIMEOUT = 2.0, 3.0
+INTERVAL, TIMEOUT = 1.0, 3.0
 """Seconds between two questions, and for an answer."""
-FORGIVEN = 2
-"""Questions in a row without a good answer that change nothing: while the datastore elects a leader no API server is
-ready, and the address had better stay than be nowhere."""
+PATIENCE = 5.0
+"""Seconds without a good answer that change nothing: while the datastore elects a leader no API server is ready, and
+the address had better stay than be nowhere."""
 
 
 @dataclass
 class Judge:
-    """Turns answers into a verdict; missed: how many in a row were none, or bad."""
+    """Turns answers into a verdict.
 
-    missed: int
+    answered: when the last good one came, in seconds of a clock that only goes on; None for never
+    """
+
+    answered: float | None = None
 
     @classmethod
-    def following(cls, verdict: str | None) -> Judge:
-        """Return one that stands by a verdict, None where nobody has given any: then by no."""
-        return cls(0 if verdict == READY else FORGIVEN + 1)
+    def following(cls, verdict: str | None, now: float) -> Judge:
+        """Return one that stands by a verdict for a while, None where nobody has given any: then by no."""
+        return cls(now if verdict == READY else None)
 
-    def hear(self, ready: bool) -> None:
+    def hear(self, ready: bool, now: float) -> None:
         """Take in an answer."""
-        self.missed = 0 if ready else self.missed + 1
+        if ready:
+            self.answered = now
 
-    @property
-    def verdict(self) -> str:
-        """What the file has to say."""
-        return READY if self.missed <= FORGIVEN else UNREADY
+    def verdict(self, now: float) -> str:
+        """Return what the file has to say."""
+        return READY if self.answered is not None and now - self.answered <= PATIENCE else UNREADY
 
 
 def is_ready(host: str = HOST, port: int = PORT, authority: Path = PKI / "ca-trusted.crt") -> bool:
@@ -69,14 +72,15 @@ def _told() -> str | None:
 def main() -> None:
     """Ask for ever; the entry point of virtual-address-watch.service."""
     told = _told()
-    judge = Judge.following(told)
+    judge = Judge.following(told, time.monotonic())
     while True:
-        if told != judge.verdict:
-            API_VERDICT.write_text(judge.verdict)
-            told = judge.verdict
+        if told != (verdict := judge.verdict(time.monotonic())):
+            API_VERDICT.write_text(verdict)
+            told = verdict
         systemd.notify("READY=1\nWATCHDOG=1")
-        judge.hear(is_ready())
         time.sleep(INTERVAL)
+        ready = is_ready()
+        judge.hear(ready, time.monotonic())
 
 
 if __name__ == "__main__":

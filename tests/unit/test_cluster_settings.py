@@ -292,6 +292,19 @@ def test_an_older_version_comes_back_as_a_new_one() -> None:
     assert refused(lambda: asyncio.run(late.revert(3, "alice"))) == [("settings-changed", BACKEND)]
 
 
+def test_a_virtual_address_is_none_that_a_node_has() -> None:
+    api, events, path = Api(FIRST), list[str](), "cluster.virtual-address"
+    has = [{"type": "InternalIP", "address": "192.0.2.9"}]
+    api.objects["/api/v1/nodes/w-1"] = {"metadata": {"name": "w-1"}, "status": {"addresses": has}}
+    made = steward(api, events)
+    assert refused(lambda: asyncio.run(made.change({path: "192.0.2.9"}, "alice"))) == [
+        ("address-taken", path)
+    ]
+    assert (api.newest, events) == (FIRST, ["may"])
+    assert asyncio.run(made.change({path: "192.0.2.100"}, "alice")).made
+    assert asyncio.run(made.change({path: None}, "alice")).version.settings == FIRST.settings
+
+
 def test_who_follows_which_version_is_on_the_nodes() -> None:
     api = Api(FIRST)
     for name, told in (("cp-1", {ANNOTATION: "3"}), ("w-1", {}), ("w-2", {ANNOTATION: "x"})):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from firstboot import apiwatch
-from firstboot.apiwatch import FORGIVEN, READY, UNREADY, Judge
+from firstboot.apiwatch import PATIENCE, READY, UNREADY, Judge
 from firstboot.carrier import Carrier
 from firstboot.config import Config
 from firstboot.files import File
@@ -237,23 +237,17 @@ def test_the_watch_asks_for_readiness(plane: ControlPlane, status: int, ready: b
     assert asyncio.run(ask()) == (ready, False, False)
 
 
-def heard(judge: Judge, *answers: bool) -> list[str]:
-    verdicts = []
-    for answer in answers:
-        judge.hear(answer)
-        verdicts.append(judge.verdict)
-    return verdicts
-
-
 def test_a_machine_gets_the_address_at_once_and_loses_it_when_it_stays_unready() -> None:
-    judge = Judge.following(None)
-    assert judge.verdict == UNREADY
-    assert heard(judge, True) == [READY]
-    assert heard(judge, *[False] * FORGIVEN) == [READY] * FORGIVEN
-    assert heard(judge, True, *[False] * FORGIVEN) == [READY] * (FORGIVEN + 1)
-    assert heard(judge, False, True) == [UNREADY, READY]
+    judge = Judge.following(None, 0.0)
+    assert judge.verdict(0.0) == UNREADY
+    judge.hear(True, 10.0)
+    judge.hear(False, 14.0)
+    assert [judge.verdict(now) for now in (10.0, 15.0, 15.1)] == [READY, READY, UNREADY]
+    judge.hear(True, 20.0)
+    assert judge.verdict(20.0) == READY
 
 
-@pytest.mark.parametrize("verdict", [READY, UNREADY])
-def test_a_watch_that_starts_again_stands_by_the_verdict(verdict: str) -> None:
-    assert Judge.following(verdict).verdict == verdict
+@pytest.mark.parametrize(("verdict", "later"), [(READY, UNREADY), (UNREADY, UNREADY)])
+def test_a_watch_that_starts_again_stands_by_the_verdict_for_a_while(verdict: str, later: str) -> None:
+    judge = Judge.following(verdict, 100.0)
+    assert [judge.verdict(100.0), judge.verdict(100.0 + PATIENCE + 0.1)] == [verdict, later]
