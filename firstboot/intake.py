@@ -32,7 +32,7 @@ FACTS_AGE = 10.0
 ADDRESS_PATIENCE = 20.0
 """Seconds in which a missing address is not worth a word: DHCP takes its time."""
 
-TRANSIENT = (Code.NO_ADDRESS, Code.NOT_ON_NODE)
+TRANSIENT = (Code.NO_ADDRESS, Code.NOT_ON_NODE, Code.NOT_CONNECTED)
 
 GENERIC_HOSTNAMES = ("", "localhost", "localhost.localdomain", "basalt", "debian")
 """Names that say nothing: a node called so gets a name out of its machine id."""

@@ -184,7 +184,7 @@ def _virtual_address(config: Config, facts: Facts) -> Iterator[Failure]:
     elif config.role.has_control_plane and facts.addresses and facts.card(address) is None:
         networks = ", ".join(f"{ip_interface(own).network} ({name})" for name, own in facts.interfaces)
         yield Failure(
-            Code.OUTSIDE_NETWORK,
+            Code.NOT_CONNECTED,
             path,
             f"{address} is no host of a network that the node is connected to: {networks}",
             "Choose an address of a network that all control planes share.",

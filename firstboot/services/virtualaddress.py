@@ -58,6 +58,7 @@ global_defs {{
     vrrp_version 3
     vrrp_check_unicast_src
     vrrp_garp_master_refresh 60
+    max_auto_priority -1
 }}
 track_file unready {{
     file "{API_VERDICT}"

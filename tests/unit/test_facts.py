@@ -170,12 +170,12 @@ CLEAR = {"pod-cidr": "172.16.0.0/16", "service-cidr": "172.17.0.0/24"}
         (
             {"cluster": {**CLEAR, "virtual-address": "198.51.100.1"}},
             FACTS,
-            [(Code.OUTSIDE_NETWORK, "basalt.cluster.virtual-address", "192.0.2.0/24 (eth0), 10.1.9.0/24")],
+            [(Code.NOT_CONNECTED, "basalt.cluster.virtual-address", "192.0.2.0/24 (eth0), 10.1.9.0/24")],
         ),
         (
             {"cluster": {**CLEAR, "virtual-address": "192.0.2.255"}},
             FACTS,
-            [(Code.OUTSIDE_NETWORK, "basalt.cluster.virtual-address", "no host of a network")],
+            [(Code.NOT_CONNECTED, "basalt.cluster.virtual-address", "no host of a network")],
         ),
         (
             {"role": "worker", "cluster": {**CLEAR, "virtual-address": "198.51.100.1"}},
