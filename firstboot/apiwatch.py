@@ -65,13 +65,9 @@ def is_ready(host: str = HOST, port: int = PORT, authority: Path = PKI / "ca-tru
         return False
 
 
-def _told() -> str | None:
-    return API_VERDICT.read_text() if API_VERDICT.exists() else None
-
-
 def main() -> None:
     """Ask for ever; the entry point of virtual-address-watch.service."""
-    told = _told()
+    told = API_VERDICT.read_text() if API_VERDICT.exists() else None
     judge = Judge.following(told, time.monotonic())
     while True:
         if told != (verdict := judge.verdict(time.monotonic())):

@@ -133,10 +133,9 @@ def _addresses(links: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 def _global(link: dict[str, Any]) -> Iterator[str]:
     for info in link.get("addr_info", ()):
-        # A tentative or failed duplicate cannot be used; a temporary one changes by itself.
+        # A tentative or failed duplicate cannot be used; a temporary one changes by itself, and what is carried moves.
         unusable = info.get("dadfailed") or info.get("tentative") or info.get("temporary")
-        if info.get("protocol") == CARRIED:
-            continue
+        unusable = unusable or info.get("protocol") == CARRIED
         if info.get("scope") == "global" and "local" in info and not unusable:
             yield f"{info['local']}/{info['prefixlen']}"
 

@@ -93,7 +93,7 @@ class Client:
             async with asyncio.timeout(SECONDS):
                 _, writer = await asyncio.open_connection(host, port, ssl=self._context(Trust.CLUSTER))
         except (OSError, TimeoutError) as error:
-            raise BasaltError(f"{host}:{port}: {error or 'no answer in time'}") from error
+            raise BasaltError(str(error) or "no answer in time") from error
         writer.close()
         shown = writer.get_extra_info("peercert").get("subjectAltName", ())
         return tuple(value for kind, value in shown if kind == "DNS")

@@ -42,7 +42,7 @@ from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
-from firstboot.steps.virtualaddress import KeepalivedConfig
+from firstboot.steps.virtualaddress import Configured, Reloaded
 
 if TYPE_CHECKING:
     from firstboot.datastores.watch import Watch
@@ -177,12 +177,15 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
         yield Files("files:datastore", tried.files)
         yield Claim(wanted.watch)
-    if node.config.role.has_control_plane and node.config.cluster.virtual_address is not None:
-        yield KeepalivedConfig(virtualaddress.configuration(node))
     for service in (*wanted.all_services, timesync.service(node)):
         # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
         guarded = wanted.watch is not None and service.unit == "kube-apiserver"
+        carries = service.unit == virtualaddress.UNIT
+        if carries:
+            yield Configured(virtualaddress.configuration(node))
         yield from _service(service, ("datastore",) if guarded else ())
+        if carries:
+            yield Reloaded(virtualaddress.configuration(node))
         if GATES.get(service.unit) == "apiserver":
             yield Gate("apiserver-listens", unit=service.unit)
         if service.unit == "kubelet":

@@ -40,10 +40,6 @@ PATIENCE = 15.0
 """Seconds in which a datastore without a leader may still find one."""
 
 
-async def _no_zones() -> Mapping[str, str]:
-    return {}
-
-
 @dataclass
 class Custodian:
     """One control plane's.
@@ -51,7 +47,7 @@ class Custodian:
     source:  what the node is now. Raises BasaltError where there is no datastore
     decided: called when a restore is going to happen
     rest:    within it the datastore is stopped. Raises BasaltError where it does not stop
-    zones:   tells the zones of machines, by address
+    zones:   tells the zones of machines, by address; None where nobody knows
     """
 
     source: Callable[[], Source]
@@ -59,14 +55,14 @@ class Custodian:
     rest: Callable[[], AbstractAsyncContextManager[None]]
     places: Places = field(default_factory=Places)
     patience: float = PATIENCE
-    zones: Callable[[], Awaitable[Mapping[str, str]]] = _no_zones
+    zones: Callable[[], Awaitable[Mapping[str, str]]] | None = None
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _restoring: bool = False
     _work: asyncio.Task[Header] | asyncio.Task[Survey] | None = None
 
     async def status(self) -> DatastoreStatus:
         """Return how the datastore stands, and in which zones its members are."""
-        return placed(await self._store.status(), await self.zones())
+        return placed(await self._store.status(), await self.zones() if self.zones else {})
 
     async def defragment(self) -> None:
         """Give back what deleted data takes on the disk. Raises Refused where the datastore does not need it."""

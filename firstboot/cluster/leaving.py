@@ -33,7 +33,8 @@ STOPPED = (
     *("kubelet", "kube-proxy", "coredns", "flanneld", "kube-scheduler", "kube-controller-manager"),
     "virtual-address",
 )
-"""What a machine that leaves stops, in this order: the kubelet would start pods again."""
+"""What a machine that leaves stops, in this order: the kubelet would start pods again. The address of the API is for
+one that stays."""
 LOCAL = "127.0.0.1"
 
 

@@ -18,11 +18,10 @@ SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class KeepalivedConfig:
-    """The file is as wanted, and a keepalived that runs was told of it.
+class Configured:
+    """The file is as wanted, and keepalived has accepted it.
 
-    folder: for what this boot knows: the file that is tried, and a copy of what keepalived was told of. A copy that is
-            missing, since the agent was killed in between, costs one more word to it and nothing else.
+    folder: where it is tried
     """
 
     wanted: File
@@ -32,30 +31,49 @@ class KeepalivedConfig:
     lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:
-        """Compare the file, and then the copy."""
-        if not files.is_so(self.wanted):
-            return Finding(str(self.wanted.path), "write", "differs or is missing")
-        return (
-            None if files.is_so(self._told) else Finding(f"{UNIT}.service", "reload", "has not read it yet")
-        )
+        """Compare content and mode."""
+        if files.is_so(self.wanted):
+            return None
+        return Finding(str(self.wanted.path), "write", "differs or is missing")
 
     async def apply(self, machine: Machine) -> None:
-        """Write what keepalived accepts, and tell it; raises RunError for what it does not, and nothing has changed."""
-        if not files.is_so(self.wanted):
-            await self._try()
-            files.write_all([self.wanted])
-        unit = machine.units.get(UNIT)
-        if unit and unit.running:
-            await machine.systemd.reload(UNIT)
-        files.write_all([self._told])
-
-    async def _try(self) -> None:
+        """Write what keepalived accepts; raises RunError for what it does not, and the file is as it was."""
         tried = replace(self.wanted, path=self.folder / f"{UNIT}.tried")
         files.write_all([tried])
         try:
             await run.run_async(["keepalived", "--config-test", f"--use-file={tried.path}"], timeout=SECONDS)
         finally:
             files.remove(tried.path)
+        files.write_all([self.wanted])
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """A keepalived that runs was told of its configuration; a start would give the address away.
+
+    folder: for a copy of what this boot's keepalived was told of. One that is missing, since the agent was killed in
+            between, costs one more word to it and nothing else.
+    """
+
+    wanted: File
+    folder: Path = field(default=RUN, compare=False)
+    name: str = f"reload:{UNIT}"
+    needs: tuple[str, ...] = (f"unit:{UNIT}",)
+    lasts: ClassVar[bool] = True
+
+    async def check(self, machine: Machine) -> Finding | None:
+        """Compare the copy."""
+        if files.is_so(self._told):
+            return None
+        unit = machine.units.get(UNIT)
+        if unit is None or not unit.up:
+            return Finding(f"{UNIT}.service", "wait", "is not up yet")
+        return Finding(f"{UNIT}.service", "reload", "was not told of its configuration")
+
+    async def apply(self, machine: Machine) -> None:
+        """Tell it, and remember that."""
+        await machine.systemd.reload(UNIT)
+        files.write_all([self._told])
 
     @property
     def _told(self) -> File:

@@ -21,11 +21,12 @@ from firstboot.files import File
 from firstboot.kube import Client
 from firstboot.observe import Observer
 from firstboot.pki.catalogue import catalogue
+from firstboot.reconcile import converge
 from firstboot.report.status import Part, State
-from firstboot.run import RunError
 from firstboot.services import virtualaddress
 from firstboot.services.model import Node
-from firstboot.steps.virtualaddress import KeepalivedConfig
+from firstboot.services.virtualaddress import CONFIGURED
+from firstboot.steps.virtualaddress import Configured, Reloaded
 from firstboot.systemd import Unit
 from tests.unit.support_datastore import ControlPlane
 from tests.unit.test_plan import goal
@@ -118,33 +119,21 @@ class Keepalived:
     """A node's folder with a keepalived in PATH that accepts what does not say `bad`."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.manager = root, Manager()
-        self.file = File(root / "virtual-address.conf", b"good\n")
-        (root / "run").mkdir()
+        self.manager, self.run = Manager(), root / "run"
+        self.path = root / "virtual-address.conf"
+        self.run.mkdir()
         program = root / "keepalived"
-        program.write_text(
-            '#!/bin/sh\ngrep -q bad "${2#--use-file=}" && { echo "line 1" >&2; exit 5; }\nexit 0\n'
-        )
+        script = 'grep -q bad "${2#--use-file=}" && { echo "line 1" >&2; exit 5; }\nexit 0\n'
+        program.write_text(f"#!/bin/sh\n{script}")
         program.chmod(0o755)
 
-    def step(self, content: bytes) -> KeepalivedConfig:
-        return KeepalivedConfig(replace(self.file, data=content), self.root / "run")
-
-    def follow(self, content: bytes, active: str = "active") -> str | None:
-        """Check and apply; return what was found."""
-        step = self.step(content)
+    def follow(self, content: bytes, active: str = "active") -> list[str]:
+        """Make a pass over both steps; return what was found."""
+        wanted = File(self.path, content)
         units = {"virtual-address": Unit("virtual-address.service", active, "running", "/")}
-        here = machine(units, self.manager)
-
-        async def go() -> str | None:
-            finding = await step.check(here)
-            if finding is None:
-                return None
-            await step.apply(here)
-            assert await step.check(here) is None
-            return finding.action
-
-        return asyncio.run(go())
+        steps = (Configured(wanted, self.run, needs=()), Reloaded(wanted, self.run, needs=(CONFIGURED,)))
+        result = asyncio.run(converge(steps, machine(units, self.manager)))
+        return [finding.action for _, finding in result.findings] + [each.found for each in result.failures]
 
 
 @pytest.fixture
@@ -154,28 +143,30 @@ def keepalived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keepalived:
 
 
 def test_a_new_configuration_is_tried_written_and_told(keepalived: Keepalived) -> None:
-    assert keepalived.follow(b"good\n", active="inactive") == "write"
-    assert keepalived.manager.reloaded == [], "it will read the file when it starts"
-    assert keepalived.follow(b"good\n") is None
-    assert keepalived.follow(b"better\n") == "write"
-    assert keepalived.manager.reloaded == ["virtual-address"]
-    assert keepalived.file.path.read_bytes() == b"better\n"
+    assert keepalived.follow(b"good\n", active="inactive") == ["write", "wait"]
+    assert keepalived.follow(b"good\n", active="activating") == ["wait"], "who knows what it has read"
+    assert keepalived.manager.reloaded == []
+    assert keepalived.follow(b"good\n") == ["reload"]
+    assert keepalived.follow(b"good\n") == []
+    assert keepalived.follow(b"better\n") == ["write", "reload"]
+    assert keepalived.manager.reloaded == ["virtual-address"] * 2
+    assert keepalived.path.read_bytes() == b"better\n"
 
 
 def test_what_keepalived_does_not_accept_changes_nothing(keepalived: Keepalived) -> None:
     keepalived.follow(b"good\n")
-    with pytest.raises(RunError, match="line 1"):
-        keepalived.follow(b"bad\n")
-    assert keepalived.file.path.read_bytes() == b"good\n"
-    assert keepalived.manager.reloaded == ["virtual-address"]
-    assert sorted(path.name for path in (keepalived.root / "run").iterdir()) == ["virtual-address.told"]
+    *_, failure = keepalived.follow(b"bad\n")
+    assert "exit code 5" in failure and "line 1" in failure
+    assert keepalived.path.read_bytes() == b"good\n"
+    assert [(path.name, path.read_bytes()) for path in keepalived.run.iterdir()] == [
+        ("virtual-address.told", b"good\n")
+    ]
 
 
 def test_an_agent_that_was_killed_before_it_told_tells(keepalived: Keepalived) -> None:
     keepalived.follow(b"good\n")
-    keepalived.file.path.write_bytes(b"better\n")
-    assert keepalived.follow(b"better\n") == "reload"
-    assert keepalived.manager.reloaded == ["virtual-address"] * 2
+    keepalived.path.write_bytes(b"better\n")
+    assert keepalived.follow(b"better\n") == ["reload"]
 
 
 @pytest.fixture(scope="module")
