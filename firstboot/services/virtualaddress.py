@@ -42,14 +42,16 @@ def configuration(node: Node) -> File:
 
     Nobody takes the address from one who carries it (nopreempt), whatever his priority: it stays where it is until
     that machine is not ready, or silent for three seconds. Of several that then want it, the first by address waits
-    the shortest. VRRP knows no authentication; what comes from further away than one wire, or from anybody else, does
-    not count.
+    the shortest. VRRP knows no authentication; what does not come from the address of a partner does not count.
+
+    The partners' addresses may be in another network than the virtual one, so VRRP is bound to no interface. A card
+    that the virtual address belongs on and that is down is a reason not to carry it.
     """
     cluster, card = node.config.cluster, node.card
     address = cluster.virtual_address
     assert address is not None and card is not None, "check_facts finds it"
     known = sorted({*node.control_planes, node.ip}, key=ip_address)
-    others = [f"{each} min_ttl 255" for each in known if each != node.ip]
+    others = [each for each in known if each != node.ip]
     # Without a partner it would speak to a group that other routers may be in. What is sent to the address by who
     # carries it never leaves the machine.
     partners = "\n".join(f"        {each}" for each in others or [address])
@@ -68,7 +70,6 @@ vrrp_instance api {{
     state BACKUP
     nopreempt
     timer_expired_backup
-    interface {card}
     virtual_router_id {cluster.virtual_router_id or _router_id(address)}
     priority {max(1, FIRST - APART * known.index(node.ip))}
     advert_int 1
