@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from firstboot import files, observe, paths, space, systemd
@@ -166,7 +166,7 @@ class Agent:
         spec = course.certificates.kubeconfig("admin")
         if not spec.path.exists():
             raise NotYet("there is no administrator's certificate yet", "Ask again when the node is ready.")
-        host = course.node.config.cluster.api_address or course.node.ip
+        host = next(iter(course.node.config.cluster.api_hosts), course.node.ip)
         return render(spec, server or f"https://{bracketed(host)}:6443")
 
     async def certificates(self) -> Sequence[Validity]:
@@ -202,8 +202,10 @@ class Agent:
     def datastore(self) -> Custodian:
         """Who looks after this control plane's datastore; has an answer on control planes only."""
         from firstboot.backup.custodian import Custodian
+        from firstboot.datastores.zones import zones
 
-        return Custodian(self._source, self._restore_decided, self._rest, self.places)
+        known = partial(zones, self.client)
+        return Custodian(self._source, self._restore_decided, self._rest, self.places, zones=known)
 
     @cached_property
     def fence(self) -> Fence:

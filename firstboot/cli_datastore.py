@@ -103,11 +103,14 @@ def _status(client: Client, arguments: argparse.Namespace, table: Table) -> int:
         ]
         for each in data["members"]
     ]
-    if any(each["version"] for each in data["members"]):
-        heads.append("VERSION")
-        for row, each in zip(rows, data["members"], strict=True):
-            row.append(clean(each["version"] or "-"))
+    for name in ("version", "zone"):
+        if any(each[name] for each in data["members"]):
+            heads.append(name.upper())
+            for row, each in zip(rows, data["members"], strict=True):
+                row.append(clean(each[name] or "-"))
     table(heads, rows)
+    for zone in data["critical_zones"]:
+        print(f"without zone {clean(zone)} too few voters would be left")
     return 0
 
 

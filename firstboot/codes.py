@@ -82,6 +82,10 @@ class Code(StrEnum):
         "network-taken",
         "A network of the cluster overlaps with one that the node is connected to.",
     )
+    NOT_CONNECTED = (
+        "not-connected",
+        "The node is connected to no network in which the address is one of a host.",
+    )
     NO_ADDRESS = "no-address", "The node has no address that other machines could reach it by."
     LITTLE_MEMORY = "not-enough-memory", "The machine has too little memory for its role."
     FIXED_SETTING = "fixed-setting", "The document changes what a node keeps for its life."

@@ -98,15 +98,19 @@ class Node:
 class Cluster:
     """What all nodes of a cluster have in common.
 
-    api_address: host name or address under which clients reach the API, beside the nodes' own; None means
-                 none
-    bootstrap:   whether this machine starts the cluster that others join with the token
-    token:       what lets a machine join; never show it
-    endpoints:   ``host`` or ``host:port`` of control planes to join at, port 6401 by default
+    api_address:       host name or address under which clients reach the API, beside the nodes' own; None means
+                       none
+    virtual_address:   the one that the control planes carry themselves, one at a time; None means none
+    virtual_router_id: of its VRRP, 1 to 255; None means one that comes out of the address
+    bootstrap:         whether this machine starts the cluster that others join with the token
+    token:             what lets a machine join; never show it
+    endpoints:         ``host`` or ``host:port`` of control planes to join at, port 6401 by default
     """
 
     name: str = "basalt"
     api_address: str | None = None
+    virtual_address: str | None = None
+    virtual_router_id: int | None = None
     bootstrap: bool = False
     token: str | None = field(default=None, repr=False)
     endpoints: tuple[str, ...] = ()
@@ -120,6 +124,8 @@ class Cluster:
         return cls(
             name=data.get("name", cls.name),
             api_address=data.get("api-address"),
+            virtual_address=data.get("virtual-address"),
+            virtual_router_id=data.get("virtual-router-id"),
             bootstrap=data.get("bootstrap", cls.bootstrap),
             token=data.get("token"),
             endpoints=tuple(data.get("endpoints", ())),
@@ -129,9 +135,14 @@ class Cluster:
         )
 
     @property
+    def api_hosts(self) -> tuple[str, ...]:
+        """Under which names and addresses clients reach the API, beside the nodes' own; the best one first."""
+        return tuple(host for host in (self.api_address, self.virtual_address) if host is not None)
+
+    @property
     def join_endpoints(self) -> tuple[str, ...]:
         """Where to ask for being let in: the endpoints, else the API's address."""
-        return self.endpoints or ((self.api_address,) if self.api_address else ())
+        return self.endpoints or self.api_hosts[:1]
 
     @property
     def api_service_ip(self) -> str:

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_interface
+from ipaddress import IPv4Address, ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ CLUSTER_INTERFACES = ("cni", "flannel", "veth", "kube-", "basalt-", "nodelocal")
 FOREIGN_PROTOCOLS = ("kernel", "dhcp", "ra", "static")
 """Routes made by kernel and networkd. flannel's own (host-gw) are not among them."""
 
+CARRIED = "keepalived"
+"""Who has put an address on an interface, in the words of `ip`: it is the cluster's, and may be elsewhere soon."""
+
 SLOT_A_LAST = 4
 """Last partition of slot A on the disk: 1 is the ESP, 2 to 4 are slot A, 5 to 7 slot B (repart.d)."""
 
@@ -31,7 +34,8 @@ TIMEOUT = 20.0
 class Facts:
     """One look at the machine.
 
-    addresses:       interface -> ``address/prefix``, global scope only, without the cluster's own interfaces
+    addresses:       interface -> ``address/prefix``, global scope only, without the cluster's own interfaces and the
+    virtual address
     routes:          (destination network, interface), without default routes and the cluster's own
     default_address: the IPv4 address other machines reach this one by: that of the default route, else the
     first
@@ -85,6 +89,14 @@ class Facts:
         """Each address, without prefix, after the interface that has it."""
         return tuple((name, address.partition("/")[0]) for name, address in self.interfaces)
 
+    def card(self, address: str) -> str | None:
+        """Return the interface to whose network a host with this address belongs, None where there is none."""
+        wanted = ip_address(address)
+        networks = ((name, ip_interface(own).network) for name, own in self.interfaces)
+        return next(
+            (name for name, each in networks if wanted in each and wanted not in (each[0], each[-1])), None
+        )
+
     @property
     def own_addresses(self) -> tuple[str, ...]:
         """Every address, without prefix and in canonical form."""
@@ -121,8 +133,9 @@ def _addresses(links: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 def _global(link: dict[str, Any]) -> Iterator[str]:
     for info in link.get("addr_info", ()):
-        # A tentative or failed duplicate cannot be used; a temporary one changes by itself.
+        # A tentative or failed duplicate cannot be used; a temporary one changes by itself, and what is carried moves.
         unusable = info.get("dadfailed") or info.get("tentative") or info.get("temporary")
+        unusable = unusable or info.get("protocol") == CARRIED
         if info.get("scope") == "global" and "local" in info and not unusable:
             yield f"{info['local']}/{info['prefixlen']}"
 

@@ -32,7 +32,7 @@ FACTS_AGE = 10.0
 ADDRESS_PATIENCE = 20.0
 """Seconds in which a missing address is not worth a word: DHCP takes its time."""
 
-TRANSIENT = (Code.NO_ADDRESS, Code.NOT_ON_NODE)
+TRANSIENT = (Code.NO_ADDRESS, Code.NOT_ON_NODE, Code.NOT_CONNECTED)
 
 GENERIC_HOSTNAMES = ("", "localhost", "localhost.localdomain", "basalt", "debian")
 """Names that say nothing: a node called so gets a name out of its machine id."""
@@ -170,7 +170,9 @@ class Intake:
         if membership and config.role.has_control_plane and address not in known:
             return None, (_moved(address, known),)
         peers = membership.peers if membership else ()
-        return Node(config, name, address, _nameservers(), known, peers, stated, followed), ()
+        virtual = config.cluster.virtual_address
+        card = facts.card(virtual) if virtual else None
+        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card), ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

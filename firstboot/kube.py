@@ -85,6 +85,19 @@ class Client:
         """
         return await self._request("GET", url, trust, timeout, server=server)
 
+    async def names(self, host: str, port: int) -> tuple[str, ...]:
+        """Return the DNS names in the certificate that the cluster's server at an address shows. Raises BasaltError."""
+        import asyncio
+
+        try:
+            async with asyncio.timeout(SECONDS):
+                _, writer = await asyncio.open_connection(host, port, ssl=self._context(Trust.CLUSTER))
+        except (OSError, TimeoutError) as error:
+            raise BasaltError(str(error) or "no answer in time") from error
+        writer.close()
+        shown = writer.get_extra_info("peercert").get("subjectAltName", ())
+        return tuple(value for kind, value in shown if kind == "DNS")
+
     async def get(self, path: str) -> Any:
         """Return an object or a list of the Kubernetes API; None where there is no such object."""
         status, text = await self._request("GET", SERVER + path, Trust.CLUSTER, SECONDS)
@@ -179,10 +192,16 @@ def object_path(obj: Object) -> str:
     return f"{root}{namespace}/{obj['kind'].lower()}s/{metadata['name']}"
 
 
-def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def trusting(authority: Path) -> ssl.SSLContext:
+    """Return how to speak TLS with servers that an authority's certificate vouches for. Raises OSError."""
     context = ssl.create_default_context(cafile=str(authority))
     # The cluster's CA may be an intermediate one: it is trusted itself, whoever signed it.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def _mutual(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    context = trusting(authority)
     context.load_cert_chain(certificate, key)
     return context
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from firstboot.codes import Code
 from firstboot.failure import Failure
 from firstboot.features.model import Feature
-from firstboot.probes import Probe
+from firstboot.probes import Probe, Telling
 from firstboot.report.status import Part, Phase, State
 from firstboot.steps.model import Machine
 
@@ -37,7 +37,8 @@ class Observer:
 
     async def part(self, machine: Machine, unit: str, probe: Probe) -> Part:
         """Return how a unit stands; its probe is asked only when it has started."""
-        return self.judged(unit, await self._reason(machine, unit, probe))
+        reason = await self._reason(machine, unit, probe)
+        return self.judged(unit, reason, probe.detail if isinstance(probe, Telling) else "")
 
     def judged(self, name: str, reason: str | None, detail: str = "") -> Part:
         """Return how a part stands that does not work for a reason, or works without one.

@@ -160,6 +160,7 @@ OWNED: dict[str, dict[str, str]] = {
         "listen": _PORT,
         "address": _PORT,
         "cluster": _MEMBER,
+        "failure-domain": "set by the label `topology.kubernetes.io/zone` of `node.labels`",
         "tls*": _PKI,
         "cert*": _PKI,
         "key*": _PKI,

@@ -10,6 +10,8 @@ RUN = Path("/run/basalt")
 SHARE = Path("/usr/share/basalt")
 ARGUMENTS = RUN / "args"
 API_SOCKET = RUN / "api.sock"
+API_VERDICT = Path("/run/virtual-address-watch/unready")
+"""What keepalived knows of the API server of this machine: written by firstboot.apiwatch."""
 
 KUBERNETES = Path("/etc/kubernetes")
 PKI = KUBERNETES / "pki"

@@ -25,7 +25,7 @@ from firstboot.pki.catalogue import NODES, Catalogue
 from firstboot.pki.leaf import CertificateSpec
 from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
-from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync
+from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync, virtualaddress
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.certificates import Certificates
 from firstboot.steps.claim import Claim
@@ -42,6 +42,7 @@ from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
+from firstboot.steps.virtualaddress import Configured, Reloaded
 
 if TYPE_CHECKING:
     from firstboot.datastores.watch import Watch
@@ -58,6 +59,8 @@ UNITS = (
     "kube-proxy",
     "coredns",
     "api-balancer",
+    "virtual-address-watch",
+    "virtual-address",
 )
 """Every service of the image that the document switches."""
 
@@ -113,6 +116,7 @@ def _control_plane(node: Node) -> tuple[Service, ...]:
         kubelet.service(node),
         controllers.controller_manager(node),
         controllers.scheduler(node),
+        *virtualaddress.services(node),
     )
 
 
@@ -176,7 +180,12 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     for service in (*wanted.all_services, timesync.service(node)):
         # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
         guarded = wanted.watch is not None and service.unit == "kube-apiserver"
+        carries = service.unit == virtualaddress.UNIT
+        if carries:
+            yield Configured(virtualaddress.configuration(node))
         yield from _service(service, ("datastore",) if guarded else ())
+        if carries:
+            yield Reloaded(virtualaddress.configuration(node))
         if GATES.get(service.unit) == "apiserver":
             yield Gate("apiserver-listens", unit=service.unit)
         if service.unit == "kubelet":

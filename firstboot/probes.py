@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from firstboot.failure import BasaltError
 from firstboot.kube import SECONDS, Client, Trust
@@ -17,6 +17,15 @@ class Probe(Protocol):
 
     async def __call__(self, client: Client) -> str | None:
         """Return None when the service works, otherwise why it does not."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A probe that has something to say of a service that works, too."""
+
+    @property
+    def detail(self) -> str:
+        """Return it, as of the last time that it asked."""
 
 
 @dataclass(frozen=True)

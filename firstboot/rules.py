@@ -32,6 +32,9 @@ POD_CIDR: Path = ("basalt", "cluster", "pod-cidr")
 SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
 DNS_IP: Path = ("basalt", "features", "dns", "service-ip")
 NODE_IP: Path = ("basalt", "node", "ip")
+API_ADDRESS: Path = ("basalt", "cluster", "api-address")
+VIRTUAL_ADDRESS: Path = ("basalt", "cluster", "virtual-address")
+VIRTUAL_ROUTER: Path = ("basalt", "cluster", "virtual-router-id")
 
 DEFAULTS: Mapping[Path, str] = {POD_CIDR: Cluster.pod_cidr, SERVICE_CIDR: Cluster.service_cidr}
 
@@ -82,6 +85,7 @@ class Rules:
         self.dns()
         self.node_ip()
         self.api_address()
+        self.virtual_address()
         self.joining()
         self.labels()
         self.taints()
@@ -222,22 +226,27 @@ class Rules:
 
     def node_ip(self) -> None:
         """The node's address is one, and lies outside the cluster's own networks."""
-        text = self.value(NODE_IP)
-        address = None if text is None else self.ipv4(NODE_IP, text)
+        self._outside_networks(NODE_IP, "for the node")
+
+    def _outside_networks(self, own: Path, whose: str) -> IPv4Address | None:
+        """Return the address at a path if it is one that lies outside the cluster's networks, or note why not."""
+        text = self.value(own)
+        address = None if text is None else self.ipv4(own, text)
         for path in (POD_CIDR, SERVICE_CIDR):
             network = None if self._bad_above(path) else self.network(path)
             if address is not None and network is not None and address in network:
                 self.fail(
                     Code.INSIDE_NETWORK,
-                    NODE_IP,
+                    own,
                     f"{address} lies in `{path[-1]}` {network}",
-                    f"Choose another `{path[-1]}`, or another address for the node.",
+                    f"Choose another `{path[-1]}`, or another address {whose}.",
                 )
+                return None
+        return address
 
     def api_address(self) -> None:
         """The API's address is a name or an address and nothing more."""
-        path: Path = ("basalt", "cluster", "api-address")
-        text = self.value(path)
+        path, text = API_ADDRESS, self.value(API_ADDRESS)
         if text is None:
             return
         address = parse_ip(text)
@@ -256,6 +265,21 @@ class Rules:
         if "://" in text or re.search(r":\d+$", text):
             remedy = "Write only the host name or address, without scheme and port."
         self.fail(Code.BAD_ADDRESS, path, f"`{show(text)}` is no host name and no address", remedy)
+
+    def virtual_address(self) -> None:
+        """The address that control planes carry is no machine's own, and its router id is for nothing else."""
+        address = self._outside_networks(VIRTUAL_ADDRESS, "for the API")
+        if address is not None and self.value(NODE_IP) == str(address):
+            self.fail(
+                Code.BAD_ADDRESS,
+                VIRTUAL_ADDRESS,
+                f"{address} is this machine's own `node.ip`",
+                "Choose an address of the same network that no machine has.",
+            )
+        alone = self.value(VIRTUAL_ROUTER) is not None and self.value(VIRTUAL_ADDRESS) is None
+        if alone and not self._bad_above(VIRTUAL_ADDRESS):
+            remedy = "Write `virtual-address` too, or remove `virtual-router-id`."
+            self.fail(Code.BAD_VALUE, VIRTUAL_ROUTER, "there is no `virtual-address`", remedy)
 
     def joining(self) -> None:
         """A machine that joins knows where and by what; one that starts the cluster does not join."""
@@ -279,7 +303,7 @@ class Rules:
         elif bootstrap and token is None and not self._bad_above(TOKEN):
             remedy = "Write the token that the other machines have too, or remove `bootstrap`."
             self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
-        known = self.value(ENDPOINTS) or self.value(("basalt", "cluster", "api-address"))
+        known = self.value(ENDPOINTS) or self.value(API_ADDRESS) or self.value(VIRTUAL_ADDRESS)
         if token is not None and self._joins() and not known and not self._bad_above(ENDPOINTS):
             remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
             found = "the machine joins a cluster and does not know where"

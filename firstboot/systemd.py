@@ -99,6 +99,10 @@ class Systemd:
         """Queue a restart."""
         await self._call("RestartUnit", "ss", [f"{name}.service", "replace"])
 
+    async def reload(self, name: str) -> None:
+        """Have a service that runs read its configuration again."""
+        await self._call("ReloadUnit", "ss", [f"{name}.service", "replace"])
+
     async def stop(self, name: str) -> None:
         """Queue a stop."""
         await self._call("StopUnit", "ss", [f"{name}.service", "replace"])

@@ -15,7 +15,7 @@ from firstboot import document, schema
 from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
-from firstboot.rules import NODE_IP, POD_CIDR, SERVICE_CIDR, Rules
+from firstboot.rules import NODE_IP, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import Check
 from firstboot.strictyaml import Path, Place, show_path
 
@@ -115,7 +115,7 @@ def check_facts(config: Config, facts: Facts) -> list[Failure]:
     """Return what keeps this node from being what the document says; any of it can change while it runs."""
     return merge(
         (*_node_address(config, facts), *_listen_address(config, facts)),
-        (*_networks_taken(config, facts), *_memory(config, facts)),
+        (*_networks_taken(config, facts), *_virtual_address(config, facts), *_memory(config, facts)),
     )
 
 
@@ -165,6 +165,30 @@ def _networks_taken(config: Config, facts: Facts) -> Iterator[Failure]:
                 f"{network} overlaps with {taken}, to which the node is connected",
                 "Choose a network that nothing else uses.",
             )
+
+
+def _virtual_address(config: Config, facts: Facts) -> Iterator[Failure]:
+    """Yield why the machine must not, or could not, carry the cluster's virtual address."""
+    from ipaddress import ip_interface
+
+    address, path = config.cluster.virtual_address, show_path(VIRTUAL_ADDRESS)
+    if address is None:
+        return
+    if address in facts.own_addresses:
+        yield Failure(
+            Code.BAD_ADDRESS,
+            path,
+            f"{address} is this machine's own",
+            "Choose an address of the same network that no machine has.",
+        )
+    elif config.role.has_control_plane and facts.addresses and facts.card(address) is None:
+        networks = ", ".join(f"{ip_interface(own).network} ({name})" for name, own in facts.interfaces)
+        yield Failure(
+            Code.NOT_CONNECTED,
+            path,
+            f"{address} is no host of a network that the node is connected to: {networks}",
+            "Choose an address of a network that all control planes share.",
+        )
 
 
 def _taken(network: IPv4Network | IPv6Network, facts: Facts) -> Iterator[str]:

@@ -18,7 +18,9 @@ HOST_NAME = re.compile(
     r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"
 )
 
-OPEN_LABELS = {"topology.kubernetes.io/region", "topology.kubernetes.io/zone"}
+ZONE_LABEL = "topology.kubernetes.io/zone"
+"""Of a Node: what may fail together with it, such as a rack or a data centre."""
+OPEN_LABELS = {"topology.kubernetes.io/region", ZONE_LABEL}
 OPEN_LABEL_DOMAINS = ("node.kubernetes.io", "kubelet.kubernetes.io")
 
 

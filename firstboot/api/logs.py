@@ -14,6 +14,8 @@ UNITS: Mapping[str, Sequence[str]] = {
     "basalt": ("basalt.service",),
     **{service.value: (f"{service.value}.service",) for service in Service},
     "api-balancer": ("api-balancer.service",),
+    "virtual-address": ("virtual-address.service",),
+    "virtual-address-watch": ("virtual-address-watch.service",),
     "images": ("basalt-images.service",),
     "cloud-init": ("cloud-init*.service", "cloud-config.service", "cloud-final.service"),
     "network": ("systemd-networkd.service", "systemd-resolved.service"),

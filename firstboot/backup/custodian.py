@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from firstboot.backup.recovering import Survey
 from firstboot.codes import Code
 from firstboot.datastores.external import not_ours
 from firstboot.datastores.store import DatastoreStatus, Store
+from firstboot.datastores.zones import placed
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.report.status import now
 
@@ -46,6 +47,7 @@ class Custodian:
     source:  what the node is now. Raises BasaltError where there is no datastore
     decided: called when a restore is going to happen
     rest:    within it the datastore is stopped. Raises BasaltError where it does not stop
+    zones:   tells the zones of machines, by address; None where nobody knows
     """
 
     source: Callable[[], Source]
@@ -53,13 +55,14 @@ class Custodian:
     rest: Callable[[], AbstractAsyncContextManager[None]]
     places: Places = field(default_factory=Places)
     patience: float = PATIENCE
+    zones: Callable[[], Awaitable[Mapping[str, str]]] | None = None
     _taking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _restoring: bool = False
     _work: asyncio.Task[Header] | asyncio.Task[Survey] | None = None
 
     async def status(self) -> DatastoreStatus:
-        """Return how the datastore stands."""
-        return await self._store.status()
+        """Return how the datastore stands, and in which zones its members are."""
+        return placed(await self._store.status(), await self.zones() if self.zones else {})
 
     async def defragment(self) -> None:
         """Give back what deleted data takes on the disk. Raises Refused where the datastore does not need it."""

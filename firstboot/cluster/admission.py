@@ -252,15 +252,15 @@ class Admission:
     def _reserved(self, machine: Machine) -> Failure | None:
         """Return why nobody may have the name or address: a certificate for it would be one for the API."""
         config = self.node().config
-        api = config.cluster.api_address
-        if machine.name in (*service_names(config), "localhost", api):
+        api = config.cluster.api_hosts
+        if machine.name in (*service_names(config), "localhost", *api):
             found, remedy = f"{machine.name} is a name of the API itself", "Give the machine another name."
             return Failure(Code.NAME_TAKEN, "basalt.node.name", found, remedy)
         address = ip_address(machine.ip)
         inside = any(
             address in ip_network(each) for each in (config.cluster.service_cidr, config.cluster.pod_cidr)
         )
-        if inside or machine.ip in (*self.addresses(), api) or address.is_loopback or address.is_unspecified:
+        if inside or machine.ip in (*self.addresses(), *api) or address.is_loopback or address.is_unspecified:
             remedy = "Give the machine an address of its own."
             return Failure(
                 Code.ADDRESS_TAKEN, "basalt.node.ip", f"{machine.ip} is an address of the cluster", remedy

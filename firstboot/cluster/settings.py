@@ -51,8 +51,12 @@ def of(config: Config) -> dict[str, Any]:
         "service-cidr": cluster.service_cidr,
         "domain": cluster.domain,
     }
-    if cluster.api_address is not None:
-        common["api-address"] = cluster.api_address
+    optional = {
+        "api-address": cluster.api_address,
+        "virtual-address": cluster.virtual_address,
+        "virtual-router-id": cluster.virtual_router_id,
+    }
+    common |= {key: value for key, value in optional.items() if value is not None}
     return {
         "cluster": common,
         "datastore": {"type": config.datastore.type.value},

@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from firstboot.cluster import versions
+from firstboot.cluster.records import internal_address
 from firstboot.cluster.settings import Values
 from firstboot.cluster.versions import Outcome, Versions
+from firstboot.codes import Code
+from firstboot.failure import DocumentError, Failure
 from firstboot.kube import Client
 
 ANNOTATION = "basalt.io/settings-version"
 """On a Node object: which version its machine follows."""
+VIRTUAL_ADDRESS = "cluster.virtual-address"
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Steward:
     async def change(self, wanted: Values, author: str, expected: int | None = None) -> Outcome:
         """Make a version with other values; see versions.change."""
         self.may()
+        if address := wanted.get(VIRTUAL_ADDRESS):
+            await self._refuse_taken(address)
         outcome = await versions.change(self.client, wanted, author, expected)
         self.changed()
         return outcome
@@ -62,6 +68,14 @@ class Steward:
         outcome = await versions.revert(self.client, number, author, expected)
         self.changed()
         return outcome
+
+    async def _refuse_taken(self, address: Any) -> None:
+        """Raise DocumentError for a virtual address that a node has: two machines would answer to it."""
+        for node in (await self.client.get("/api/v1/nodes"))["items"]:
+            if internal_address(node) == address:
+                found = f"{address} is the address of {node['metadata']['name']}"
+                remedy = "Choose an address of the same network that no machine has."
+                raise DocumentError([Failure(Code.ADDRESS_TAKEN, VIRTUAL_ADDRESS, found, remedy)])
 
 
 def _told(node: Any) -> int | None:

@@ -18,7 +18,7 @@ from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.paths import DQLITE_SOCKET, PKI
 from firstboot.probes import SocketProbe
 from firstboot.services.model import Node, Service
-from firstboot.values import split_port
+from firstboot.values import ZONE_LABEL, split_port
 
 SECONDS = 10.0
 """How long k8s-dqlite may take to tell its status."""
@@ -158,9 +158,11 @@ def _host(address: str) -> str:
 
 def _partners(node: Node) -> dict[str, str]:
     joined = {"cluster": ",".join(node.peers)} if node.peers else {}
+    zone = node.config.node.labels.get(ZONE_LABEL)
     return {
         "tls-cert": f"{PKI}/dqlite/member.crt",
         "tls-key": f"{PKI}/dqlite/member.key",
         "tls-ca": f"{PKI}/dqlite/ca.crt",
+        **({"failure-domain": zone} if zone else {}),
         **joined,
     }

@@ -23,6 +23,7 @@ class Member:
     role:    voter, stand-by, spare, learner, or unknown of one that does not answer
     healthy: None where this node cannot know
     version: of the program where that need not be the image's, else empty
+    zone:    of its machine; empty for none, and where nobody has looked
     """
 
     name: str
@@ -31,15 +32,17 @@ class Member:
     leader: bool
     healthy: bool | None
     version: str = ""
+    zone: str = ""
 
 
 @dataclass(frozen=True)
 class DatastoreStatus:
     """How a datastore stands.
 
-    leads:    whether this node's member is the leader
-    size:     bytes of the database
-    revision: newest
+    leads:          whether this node's member is the leader
+    size:           bytes of the database
+    revision:       newest
+    critical_zones: those without any of which too few voters would be left
     """
 
     type: DatastoreType
@@ -47,6 +50,7 @@ class DatastoreStatus:
     members: tuple[Member, ...]
     size: int
     revision: int
+    critical_zones: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as the API shows it."""

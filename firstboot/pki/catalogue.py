@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address, ip_interface
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from firstboot.pki.kubeconfig import KubeconfigSpec
 from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.pki.tokens import TokenKeys
 from firstboot.pki.trusted import Trusted
+from firstboot.values import parse_ip
 
 ROOT = Path("/etc/kubernetes")
 
@@ -197,7 +198,7 @@ def _control_plane_certificates(
 ) -> tuple[CertificateSpec, ...]:
     pki = authorities["ca"].certificate.parent
     owner = ("kube-apiserver", "kube-apiserver")
-    api_names, api_addresses = _split(config.cluster.api_address)
+    api_names, api_addresses = _split(config.cluster.api_hosts)
     return (
         _apiserver(config, authorities["ca"], node_name, addresses),
         CertificateSpec(
@@ -223,7 +224,7 @@ def _control_plane_certificates(
 
 
 def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[str, ...]) -> CertificateSpec:
-    extra_names, extra_addresses = _split(config.cluster.api_address)
+    extra_names, extra_addresses = _split(config.cluster.api_hosts)
     return CertificateSpec(
         "apiserver",
         ca,
@@ -362,14 +363,10 @@ def _kubeconfig(config: Config, root: Path, identity: Identity, client: Certific
     )
 
 
-def _split(host: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (names, addresses) of a host that may be either, or none."""
-    if host is None:
-        return (), ()
-    try:
-        return (), (str(ip_address(host)),)
-    except ValueError:
-        return (host,), ()
+def _split(hosts: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (names, addresses) of hosts that may be either."""
+    addresses = {host: str(address) for host in hosts if (address := parse_ip(host)) is not None}
+    return tuple(host for host in hosts if host not in addresses), tuple(addresses.values())
 
 
 def _unique(*values: str) -> tuple[str, ...]:

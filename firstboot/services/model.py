@@ -30,6 +30,7 @@ class Node:
     peers:          members of the datastore that a control plane joined, see Membership
     stated:         what its document says itself about the cluster's settings, by path
     followed:       the version of the cluster's settings that config is made with; None before there is one
+    card:           the interface on which the cluster's virtual address belongs; None where there is none
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Node:
     peers: tuple[str, ...] = ()
     stated: Mapping[str, Any] = field(default_factory=dict)
     followed: Followed | None = None
+    card: str | None = None
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,24 @@ def test_status_of_an_etcd_that_somebody_else_runs(node: Node, capsys: pytest.Ca
     ]
 
 
+def test_status_names_zones_and_those_that_must_not_be_lost(
+    node: Node, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    racks = {"192.0.2.7": "rack-1", "192.0.2.8": "rack-2", "192.0.2.9": "rack-2"}
+    node.plane.store.members = [Member("", f"{ip}:9000", "voter", ip == "192.0.2.7", None) for ip in racks]
+
+    async def zones() -> dict[str, str]:
+        return racks
+
+    monkeypatch.setattr(node.served.node.keeper, "zones", zones)
+    code, body = node.served.ask("GET", "/v1/datastore")
+    assert_described("/v1/datastore", "get", code, body)
+    assert node.main("status") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in lines[1:-1]] == ["ZONE", *racks.values()]
+    assert lines[-1] == "without zone rack-2 too few voters would be left"
+
+
 def test_backup_by_passphrase(
     node: Node, secrets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ from .support_pki import Company
 from .support_web import loop_in_thread
 
 SHARED = "0123456789abcdef0123456789abcdef"
+VIRTUAL = "192.0.2.100"
 VERSION = "v1.37.2"
 KUBE_SYSTEM = "/api/v1/namespaces/kube-system"
 
@@ -127,7 +128,8 @@ def gate(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
 @contextmanager
 def opened(authority: Catalogue, tmp_path: Path) -> Iterator[Gate]:
     """Open the gate of a control plane with these authorities."""
-    config = Config.from_dict({"role": "control-plane", "cluster": {"bootstrap": True, "token": SHARED}})
+    cluster = {"bootstrap": True, "token": SHARED, "virtual-address": VIRTUAL}
+    config = Config.from_dict({"role": "control-plane", "cluster": cluster})
     node = Node(config, "cp-1", "192.0.2.1")
     with loop_in_thread() as run:
         objects, partners = Objects(), Partners()
@@ -350,6 +352,7 @@ def test_names_and_addresses_are_had_only_once(gate: Gate) -> None:
         ("localhost", "192.0.2.70", "name-taken"),
         ("w-9", "10.152.183.1", "address-taken"),
         ("w-9", "198.51.100.1", "address-taken"),
+        ("w-9", VIRTUAL, "address-taken"),
         ("w-9", "127.0.0.1", "address-taken"),
     ],
 )

@@ -105,7 +105,8 @@ def refused(call: Callable[[], object]) -> list[tuple[str, str]]:
 
 def test_what_is_common_is_what_the_schema_has_in_these_sections() -> None:
     """A new key of a section is common or own, and a common one is written out."""
-    written = settings.flat(of(Config.from_dict({"role": "control-plane", "cluster": {"api-address": "a"}})))
+    optional = {"api-address": "a", "virtual-address": "192.0.2.100", "virtual-router-id": 51}
+    written = settings.flat(of(Config.from_dict({"role": "control-plane", "cluster": optional})))
     assert tuple(written) == tuple(path for path in settings.paths() if path in written)
     assert set(written) == set(settings.paths())
     own = {path for path in settings.keys(schema.load("user-data")) if settings.is_own(path)}
@@ -289,6 +290,19 @@ def test_an_older_version_comes_back_as_a_new_one() -> None:
     api.overtaken_by({BACKEND: "wireguard"})
     late = steward(api, [])
     assert refused(lambda: asyncio.run(late.revert(3, "alice"))) == [("settings-changed", BACKEND)]
+
+
+def test_a_virtual_address_is_none_that_a_node_has() -> None:
+    api, events, path = Api(FIRST), list[str](), "cluster.virtual-address"
+    has = [{"type": "InternalIP", "address": "192.0.2.9"}]
+    api.objects["/api/v1/nodes/w-1"] = {"metadata": {"name": "w-1"}, "status": {"addresses": has}}
+    made = steward(api, events)
+    assert refused(lambda: asyncio.run(made.change({path: "192.0.2.9"}, "alice"))) == [
+        ("address-taken", path)
+    ]
+    assert (api.newest, events) == (FIRST, ["may"])
+    assert asyncio.run(made.change({path: "192.0.2.100"}, "alice")).made
+    assert asyncio.run(made.change({path: None}, "alice")).version.settings == FIRST.settings
 
 
 def test_who_follows_which_version_is_on_the_nodes() -> None:

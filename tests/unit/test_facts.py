@@ -28,6 +28,7 @@ LINKS = [
     link("lo", "127.0.0.1/8"),
     link("eth0", "192.0.2.10/24"),
     link("eth1", "198.51.100.7/25", "2001:db8::7/64"),
+    link("eth4", "198.51.100.100/32", protocol="keepalived"),
     link("eth2", "203.0.113.9/24", tentative=True),
     link("cni0", "10.1.0.1/24"),
     link("flannel.1", "10.1.0.0/32"),
@@ -159,6 +160,32 @@ CLEAR = {"pod-cidr": "172.16.0.0/16", "service-cidr": "172.17.0.0/24"}
             {"cluster": CLEAR, "status": {"listen": "192.0.2.99:9180"}},
             FACTS,
             [(Code.NOT_ON_NODE, "basalt.status.listen", "192.0.2.99")],
+        ),
+        ({"cluster": {**CLEAR, "virtual-address": "192.0.2.100"}}, FACTS, []),
+        (
+            {"cluster": {**CLEAR, "virtual-address": "10.1.9.9"}},
+            FACTS,
+            [(Code.BAD_ADDRESS, "basalt.cluster.virtual-address", "this machine's own")],
+        ),
+        (
+            {"cluster": {**CLEAR, "virtual-address": "198.51.100.1"}},
+            FACTS,
+            [(Code.NOT_CONNECTED, "basalt.cluster.virtual-address", "192.0.2.0/24 (eth0), 10.1.9.0/24")],
+        ),
+        (
+            {"cluster": {**CLEAR, "virtual-address": "192.0.2.255"}},
+            FACTS,
+            [(Code.NOT_CONNECTED, "basalt.cluster.virtual-address", "no host of a network")],
+        ),
+        (
+            {"role": "worker", "cluster": {**CLEAR, "virtual-address": "198.51.100.1"}},
+            FACTS,
+            [],
+        ),
+        (
+            {"role": "worker", "cluster": {**CLEAR, "virtual-address": "10.1.9.9"}},
+            FACTS,
+            [(Code.BAD_ADDRESS, "basalt.cluster.virtual-address", "this machine's own")],
         ),
         (
             {},

@@ -26,7 +26,7 @@ from firstboot.steps.objects import Applied
 def node(**document: Any) -> Node:
     config = Config.from_dict({"role": "control-plane", **document})
     known = ("192.0.2.1", "192.0.2.2") if config.joins else ()
-    return Node(config, name="cp1", ip="192.0.2.10", nameservers=("192.0.2.53",), control_planes=known)
+    return Node(config, "cp1", "192.0.2.10", nameservers=("192.0.2.53",), control_planes=known, card="eth0")
 
 
 def goal(**document: Any) -> Wanted:
@@ -53,6 +53,7 @@ DOCUMENTS: list[dict[str, Any]] = [
     {},
     WORKER,
     {"datastore": {"type": "etcd"}},
+    {"cluster": {"virtual-address": "192.0.2.100"}},
     {"features": {"network": {"enabled": False}, "dns": {"enabled": False}}},
     {"time": {"servers": ["192.0.2.1"]}, "registries": {"mirrors": {"docker.io": ["https://m.example"]}}},
 ]
@@ -109,6 +110,14 @@ def test_a_datastore_with_partners_listens_to_them_with_certificates() -> None:
     joined = partner("etcd", "cp0=https://192.0.2.1:2380", "cp1=https://192.0.2.10:2380")["etcd"].arguments
     assert joined["initial-cluster"] == "cp0=https://192.0.2.1:2380,cp1=https://192.0.2.10:2380"
     assert joined["initial-cluster-state"] == "existing"
+
+
+def test_a_member_of_dqlite_with_partners_says_in_which_zone_it_is() -> None:
+    document = {"node": {"labels": {"topology.kubernetes.io/zone": "rack-2"}}}
+    assert "failure-domain" not in service("k8s-dqlite", **document).arguments, "nobody else could vote"
+    several = replace(node(**document), control_planes=("192.0.2.1", "192.0.2.10"))
+    services = {each.unit: each for each in wanted(several).all_services}
+    assert services["k8s-dqlite"].arguments["failure-domain"] == "rack-2"
 
 
 def test_only_control_planes_that_are_several_elect() -> None:

@@ -64,6 +64,7 @@ func startMember(ctx context.Context, s Settings, snapshots godqlite.SnapshotPar
 		app.WithUnixSocket(network.socket),
 		app.WithNetworkLatency(s.pace().latency),
 		app.WithRolesAdjustmentFrequency(s.pace().roles),
+		app.WithFailureDomain(failureDomain(s.Zone)),
 		app.WithSnapshotParams(snapshots),
 		// Recovery by itself means deleting what cannot be read. That is for a person to decide.
 		app.WithAutoRecovery(false),

@@ -99,6 +99,12 @@ func writePEM(t *testing.T, path, kind string, content []byte) {
 // startMembers starts one member after the other; those that are still in the map are closed with the test.
 func startMembers(t *testing.T, addresses ...string) map[string]*Member {
 	t.Helper()
+	return startInZones(t, nil, addresses...)
+}
+
+// startInZones does the same; zones: of those members that have one, by address.
+func startInZones(t *testing.T, zones map[string]string, addresses ...string) map[string]*Member {
+	t.Helper()
 	signer, members := newAuthority(t), map[string]*Member{}
 	t.Cleanup(func() {
 		for _, member := range members {
@@ -107,6 +113,7 @@ func startMembers(t *testing.T, addresses ...string) map[string]*Member {
 	})
 	for number, address := range addresses {
 		settings := signer.settings(t, address, addresses[:min(number, 1)]...)
+		settings.Zone = zones[address]
 		if err := os.Mkdir(settings.StorageDir, 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -23,6 +23,7 @@ type Settings struct {
 	Cert       string        // PEM files of this member's certificate,
 	Key        string        // its key,
 	CA         string        // and the authority every member's certificate comes from
+	Zone       string        // what may fail together with this member; voters are spread over zones
 	Latency    time.Duration // one-way network latency raft reckons with: its timeouts are multiples of it
 	Compact    time.Duration // between two removals of old revisions
 	Tracing    bool          // log every statement and every etcd request (never their values)
@@ -51,6 +52,7 @@ func ParseSettings(arguments []string, output io.Writer) (Settings, error) {
 	flags.StringVar(&s.Cert, "tls-cert", "", "certificate of this member, PEM, with its address as IP SAN")
 	flags.StringVar(&s.Key, "tls-key", "", "key of the certificate, PEM")
 	flags.StringVar(&s.CA, "tls-ca", "", "authority of all members' certificates, PEM")
+	flags.StringVar(&s.Zone, "failure-domain", "", "name of what may fail together with this member, e.g. a rack")
 	flags.DurationVar(&s.Latency, "network-latency", 50*time.Millisecond, "one-way latency between members")
 	flags.DurationVar(&s.Compact, "compact-interval", 5*time.Minute, "time between two removals of old revisions")
 	flags.BoolVar(&s.Tracing, "tracing", false, "log every statement")
