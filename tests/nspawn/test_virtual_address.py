@@ -22,8 +22,8 @@ from image.vm.fleet import address
 from tests.node import POLL_SECONDS, NodeFailed
 
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, TOKEN, Cluster
-from .conftest import empty
 from .container import Container, Tree
+from .host import empty
 from .wires import CARD, ip
 
 FIRST, *OTHERS = CONTROL_PLANES
@@ -45,15 +45,8 @@ class Client:
     def writes(self) -> bool:
         """Whether an object can be written now."""
         name = f"note-{uuid.uuid4().hex[:8]}"
-        command = [
-            self.kubectl,
-            f"--kubeconfig={self.kubeconfig}",
-            "--request-timeout=2s",
-            "create",
-            "configmap",
-            name,
-        ]
-        entered = ["ip", "netns", "exec", self.namespace, *command]
+        kubectl = (self.kubectl, f"--kubeconfig={self.kubeconfig}", "--request-timeout=2s")
+        entered = ["ip", "netns", "exec", self.namespace, *map(str, kubectl), "create", "configmap", name]
         environment = {**os.environ, "HOME": str(self.kubeconfig.parent)}
         return subprocess.run(entered, capture_output=True, timeout=60, env=environment).returncode == 0
 

@@ -95,11 +95,11 @@ def test_what_a_node_follows_is_in_its_status_and_on_its_node(tmp_path: Path) ->
     told = [each for each in made.course.steps if isinstance(each, TellVersion)]
     assert [(each.node, each.version) for each in told] == [("node-1", 1)]
     taken = Taken(Facts("node-1"), node=made.course.node, addresses=("192.0.2.7",))
-    shown = made._running(taken, made.course, Pass((), {}, ()), _healthy(made.course))
+    shown = made._running(taken, made.course, Pass((), {}, ()), healthy(made.course))
     assert shown.settings == status.Settings(1, FIRST.time)
     unfollowed = replace(made.course.node, followed=None)
     assert agents._followed(unfollowed) is None
 
 
-def _healthy(course: Course) -> dict[str, status.Part]:
+def healthy(course: Course) -> dict[str, status.Part]:
     return {service.unit: status.Part(status.State.HEALTHY) for service in course.wanted.all_services}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from firstboot.intake import Taken
 from firstboot.reconcile import Pass
 from firstboot.report.status import Phase
 
-from .test_agent_settings import FIRST, Api, _healthy, agent, node
+from .test_agent_settings import agent, healthy, node
+from .test_cluster_settings import FIRST, Api
 
 BLOCK = 4096
 
@@ -47,10 +49,14 @@ def test_a_node_without_room_is_not_ready_although_all_services_are_well(tmp_pat
     full = Failure(Code.DISK_FULL, "/var/lib", "0 of 9 MiB are free on the disk", "Make room.")
     phases = []
     for shortage in (full, None, full, None):
-        made.shortage = lambda shortage=shortage: shortage
+        made.shortage = partial(_say, shortage)
         shown = made._running(
-            Taken(Facts("node-1"), node=course.node), course, Pass((), {}, ()), _healthy(course)
+            Taken(Facts("node-1"), node=course.node), course, Pass((), {}, ()), healthy(course)
         )
         assert (full in shown.failures) is (shortage is not None)
         phases.append(shown.phase)
     assert phases == [Phase.STARTING, Phase.READY, Phase.DEGRADED, Phase.READY]
+
+
+def _say(shortage: Failure | None) -> Failure | None:
+    return shortage
