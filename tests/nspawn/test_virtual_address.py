@@ -45,15 +45,8 @@ class Client:
     def writes(self) -> bool:
         """Whether an object can be written now."""
         name = f"note-{uuid.uuid4().hex[:8]}"
-        command = [
-            self.kubectl,
-            f"--kubeconfig={self.kubeconfig}",
-            "--request-timeout=2s",
-            "create",
-            "configmap",
-            name,
-        ]
-        entered = ["ip", "netns", "exec", self.namespace, *command]
+        kubectl = (str(self.kubectl), f"--kubeconfig={self.kubeconfig}", "--request-timeout=2s")
+        entered = ["ip", "netns", "exec", self.namespace, *kubectl, "create", "configmap", name]
         environment = {**os.environ, "HOME": str(self.kubeconfig.parent)}
         return subprocess.run(entered, capture_output=True, timeout=60, env=environment).returncode == 0
 
