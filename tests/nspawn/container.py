@@ -123,8 +123,7 @@ class Container(Node):
         write(drop_in, "".join(["[Service]\n", *binds]))
         if self._room:
             # No part of the disk is kept for root, who would still write where the datastore cannot.
-            content, disk = str(self.root / "var"), str(self._disk)
-            mkfs = ["mkfs.ext4", "-q", "-m", "0", "-d", content, disk, f"{self._room}M"]
+            mkfs = ("mkfs.ext4", "-q", "-m", "0", "-d", self.root / "var", self._disk, f"{self._room}M")
             subprocess.run(with_tools(mkfs), check=True, capture_output=True, timeout=60)
 
     @property

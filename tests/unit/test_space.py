@@ -17,7 +17,7 @@ from firstboot.intake import Taken
 from firstboot.reconcile import Pass
 from firstboot.report.status import Phase
 
-from .test_agent_settings import agent, healthy, node
+from .test_agent_settings import healthy, agent, node
 from .test_cluster_settings import FIRST, Api
 
 BLOCK = 4096
@@ -42,6 +42,10 @@ def test_too_little_room_is_told(
         assert failure.found == "less than 128 of 1024 MiB are free on the disk"
 
 
+def identity(shortage: Failure | None) -> Failure | None:
+    return shortage
+
+
 def test_a_node_without_room_is_not_ready_although_all_services_are_well(tmp_path: Path) -> None:
     made = agent(tmp_path, node(), Api(FIRST))
     course = made.course
@@ -49,14 +53,10 @@ def test_a_node_without_room_is_not_ready_although_all_services_are_well(tmp_pat
     full = Failure(Code.DISK_FULL, "/var/lib", "0 of 9 MiB are free on the disk", "Make room.")
     phases = []
     for shortage in (full, None, full, None):
-        made.shortage = partial(_say, shortage)
+        made.shortage = partial(identity, shortage)
         shown = made._running(
             Taken(Facts("node-1"), node=course.node), course, Pass((), {}, ()), healthy(course)
         )
         assert (full in shown.failures) is (shortage is not None)
         phases.append(shown.phase)
     assert phases == [Phase.STARTING, Phase.READY, Phase.DEGRADED, Phase.READY]
-
-
-def _say(shortage: Failure | None) -> Failure | None:
-    return shortage
