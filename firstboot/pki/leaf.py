@@ -161,7 +161,10 @@ def sign(
     *,
     lifetime: timedelta = LIFETIME,
 ) -> bytes:
-    """Return a certificate (PEM) for somebody's key, and those between it and the root; it outlives none of them."""
+    """Return a certificate (PEM) for somebody's key, and those between it and the root; it outlives none of them.
+
+    Vouchers follow; whoever believes the authority needs none of them.
+    """
     from cryptography import x509
 
     start = (moment(now) - ca.BACKDATING).replace(microsecond=0)
@@ -181,7 +184,7 @@ def sign(
         if names := _alternative_names(spec):
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = builder.sign(issuer.key, keys.digest_for(issuer.key))
-    return b"".join(map(keys.certificate_pem, (signed, *ca.chain_of(issuer.path))))
+    return b"".join(map(keys.certificate_pem, (signed, *ca.chain_of(issuer.path), *issuer.vouchers)))
 
 
 def kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
