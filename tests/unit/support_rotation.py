@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,13 +161,21 @@ class Client:
 def connects(authorities: str, certificate: tuple[Path, Path], server: Member) -> bool:
     """Whether a client with these files is believed by a control plane's API server, and believes it."""
     spec = server.certificates.certificate("apiserver")
-    there = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(spec.ca.trusted))
+    files = (*certificate, spec.certificate, spec.key, spec.ca.trusted)
+    return _connects(authorities, files, tuple(path.read_bytes() for path in files))
+
+
+@cache
+def _connects(authorities: str, files: tuple[Path, ...], contents: tuple[bytes, ...]) -> bool:
+    """Try it once for the same contents."""
+    certificate, key, own, own_key, believed = files
+    there = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(believed))
     there.verify_mode = ssl.CERT_REQUIRED
-    there.load_cert_chain(spec.certificate, spec.key)
+    there.load_cert_chain(own, own_key)
     here = ssl.create_default_context(cadata=authorities)
+    here.load_cert_chain(certificate, key)
     for context in (here, there):
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    here.load_cert_chain(*certificate)
     try:
         handshake(here, there, LOCAL)
     except ssl.SSLError:
@@ -268,13 +277,26 @@ class Cluster:
         """Have a control plane listen no more."""
         self.run(self.doors.pop(name).close())
 
-    def go(self, *names: str, passes: int = 1) -> None:
-        """Let machines make passes in turn, by default all; after each everybody has to reach everybody."""
-        for _ in range(passes):
-            for name in names or self.members:
-                self.members[name].go()
-                self.open()
-                assert self.strangers() == []
+    def go(self, *names: str) -> bool:
+        """Make a pass of each machine in turn, by default of all; after each everybody has to reach everybody.
+
+        Return whether there was anything to do.
+        """
+        done = [self._one(name) for name in names or self.members]
+        return any(done)
+
+    def settle(self, *names: str) -> None:
+        """Go on until nobody has anything to do any more."""
+        for _ in range(12):
+            if not self.go(*names):
+                return
+        raise AssertionError("it does not come to rest")
+
+    def _one(self, name: str) -> bool:
+        done = self.members[name].go()
+        self.open()
+        assert self.strangers() == [], name
+        return bool(done)
 
     def strangers(self) -> list[str]:
         """Return which machines and control planes do not believe each other now."""
