@@ -179,7 +179,7 @@ def sign(
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(ca.key_usage(signs_certificates=False), critical=True)
             .add_extension(_extended_key_usage(spec), critical=False)
-            .add_extension(_authority_identifier(issuer), critical=False)
+            .add_extension(authority_identifier(issuer), critical=False)
         )
         if names := _alternative_names(spec):
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
@@ -274,7 +274,8 @@ def _extended_key_usage(spec: CertificateSpec) -> ExtendedKeyUsage:
     return x509.ExtendedKeyUsage([oids[usage] for usage in spec.usages])
 
 
-def _authority_identifier(issuer: Issuer) -> AuthorityKeyIdentifier:
+def authority_identifier(issuer: Issuer) -> AuthorityKeyIdentifier:
+    """Return by what a certificate names the key that has signed it."""
     from cryptography import x509
 
     try:

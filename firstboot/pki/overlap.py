@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from firstboot import files
 from firstboot.failure import BasaltError
-from firstboot.pki import ca, keys, trusted
+from firstboot.pki import ca, keys, leaf, trusted
 from firstboot.pki.ca import Authority, Issuer
 from firstboot.pki.verdict import moment
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         CertificateIssuerPrivateKeyTypes,
         PublicKeyTypes,
     )
-    from cryptography.x509 import Certificate
+    from cryptography.x509 import BasicConstraints, Certificate
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,8 @@ def apply(authority: Authority, overlap: Overlap | None, *, signer: bool) -> Non
     Raises BasaltError, also for a key that should be there and is not.
     """
     if overlap is None:
-        certificates = keys.read_certificates(files.read_or_none(authority.certificate) or b"")
-        alone = b"".join(map(keys.certificate_pem, ca.path_of(certificates)))
-        files.write(authority.certificate, alone)
+        known = ca.path_of(known_to(authority))
+        files.write(authority.certificate, b"".join(map(keys.certificate_pem, known)))
         files.remove(authority.beside)
         return
     # The key leads: where this ends in between, the certificate that is still wrong has it called again.
@@ -82,6 +81,14 @@ def apply(authority: Authority, overlap: Overlap | None, *, signer: bool) -> Non
     files.write_all([*written, *_certificates(authority, overlap)])
     for path in _leftovers(authority, overlap):
         files.remove(path)
+
+
+def known_to(authority: Authority) -> list[Certificate]:
+    """Return all certificates that the node has of the authority, that which signs first. Raises BasaltError."""
+    found = files.read_or_none(authority.certificate)
+    if found is None:
+        raise BasaltError(ca.absent(authority), ca.ABSENT)
+    return _all(found.decode(errors="replace"))
 
 
 def key_of(authority: Authority, wanted: str, rotation: str) -> bytes | None:
@@ -110,8 +117,20 @@ def fingerprint(certificate: str) -> str:
 
 def first(pem: str) -> Certificate:
     """Return the first certificate. Raises BasaltError."""
+    return _all(pem)[0]
+
+
+def only(pem: str) -> Certificate:
+    """Return the one certificate that there is. Raises BasaltError."""
+    found = _all(pem)
+    if len(found) > 1:
+        raise BasaltError("there are several certificates where one should be")
+    return found[0]
+
+
+def _all(pem: str) -> list[Certificate]:
     try:
-        return keys.read_certificates(pem.encode())[0]
+        return keys.read_certificates(pem.encode())
     except keys.Unreadable as error:
         raise BasaltError(f"what should be a certificate {error}") from error
 
@@ -121,7 +140,11 @@ def voucher(issuer: Issuer, new: Certificate, now: datetime | None = None) -> by
     from cryptography import x509
 
     start = (moment(now) - ca.BACKDATING).replace(microsecond=0)
-    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+    try:
+        # Certificates of the new authority name it by this.
+        known = new.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        known = x509.SubjectKeyIdentifier.from_public_key(new.public_key())
     builder = (
         x509.CertificateBuilder(
             subject_name=new.subject, issuer_name=issuer.certificate.subject, public_key=new.public_key()
@@ -131,8 +154,8 @@ def voucher(issuer: Issuer, new: Certificate, now: datetime | None = None) -> by
         .not_valid_after(min(issuer.end, new.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(ca.key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(new.public_key()), critical=False)
-        .add_extension(above, critical=False)
+        .add_extension(known, critical=False)
+        .add_extension(leaf.authority_identifier(issuer), critical=False)
     )
     return keys.certificate_pem(builder.sign(issuer.key, keys.digest_for(issuer.key)))
 
@@ -142,12 +165,8 @@ def vouches(own: Certificate, shown: Certificate, new: Certificate) -> bool:
 
     Nodes have certificates of the same issuer, for keys of their own; but none of them is an authority's.
     """
-    from cryptography import x509
-
-    try:
-        authority = shown.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
-        return False
+    limits = _basic_constraints(shown)
+    authority = limits is not None and limits.ca
     return authority and ca.issued(shown, own) and _digest(shown.public_key()) == _digest(new.public_key())
 
 
@@ -156,13 +175,28 @@ def chainable(before: Sequence[Certificate], new: Certificate) -> bool:
 
     before: path of the authority that vouches
     """
-    from cryptography import x509
-
     for number, each in enumerate(before, start=1):
-        limit = each.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-        if limit is not None and limit < number:
+        limits = _basic_constraints(each)
+        if limits is not None and limits.path_length is not None and limits.path_length < number:
             return False
     return before[0].subject != new.subject
+
+
+def path(pem: str) -> tuple[Certificate, ...]:
+    """Return an authority and those above it. Raises BasaltError where something else stands among them."""
+    found = _all(pem)
+    if ca.path_of(found) != tuple(found):
+        raise BasaltError("among the certificates of an authority is one that has signed none of the others")
+    return tuple(found)
+
+
+def _basic_constraints(certificate: Certificate) -> BasicConstraints | None:
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
 
 
 def _certificates(authority: Authority, overlap: Overlap) -> list[files.File]:

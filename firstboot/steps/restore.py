@@ -71,6 +71,7 @@ class Restore:
         else:
             # Which CA is on its way, and how far, the cluster of the backup tells.
             files.remove(self.places.rotation)
+            files.remove(self.catalogue.certificate("agent").ca.beside)
         files.remove(self.places.decided)
         self.places.sweep()
 

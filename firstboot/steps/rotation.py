@@ -127,14 +127,21 @@ class FollowRotation:
         wanted.save(self.record)
 
     def _require_vouched(self, wanted: Rotation) -> None:
-        """Raise BasaltError for an authority that this node's own has not vouched for: somebody has written it."""
-        own = overlap.first((files.read_or_none(self._authority.certificate) or b"").decode())
-        new = overlap.first(wanted.new)
-        if own == new and wanted.stage is not Stage.TRUST:
-            return
-        if own == new or not overlap.vouches(own, overlap.first(wanted.voucher), new):
+        """Raise BasaltError for CAs that do not follow from the one that this node has."""
+        known = overlap.known_to(self._authority)
+        own, (old, *_), (new, *_) = known[0], overlap.path(wanted.old), overlap.path(wanted.new)
+        vouched = overlap.vouches(old, overlap.only(wanted.voucher), new)
+        match wanted.stage:
+            case Stage.TRUST:
+                sound = own == old and vouched
+            case Stage.SIGN:
+                # Who joins in this stage is given both.
+                sound = vouched and (own == old or (own == new and old in known))
+            case Stage.DONE:
+                sound = own == new or (own == old and vouched)
+        if not sound:
             raise BasaltError(
-                f"the CA that {NAME} in kube-system names was not vouched for by the one of this node",
+                f"the CAs that {NAME} in kube-system names were not vouched for by the one of this node",
                 "Was another datastore put in the place of the cluster's, or has somebody written that object? "
                 "Compare it with /etc/kubernetes/pki/ca.crt; nothing is followed until then.",
             )

@@ -33,7 +33,7 @@ from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
 from firstboot.pki.validity import Validity
-from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
+from firstboot.report.status import Document, Image, Node, Part, Phase, Rotation, Settings, State, Status
 
 READY = Status(
     phase=Phase.READY,
@@ -57,6 +57,7 @@ READY = Status(
     certificates={"apiserver": "2027-11-23T09:00:00Z"},
     settings=Settings(3, "2026-11-23T08:30:00Z"),
     backup="2026-11-23T08:00:00Z",
+    rotation=Rotation("trust", "2026-11-23T08:15:00Z", ("w-1",)),
     updated="2026-11-23T09:00:00Z",
 )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
@@ -23,10 +23,18 @@ from firstboot.failure import BasaltError, DocumentError, Refused
 from firstboot.pki import keys, overlap
 from firstboot.pki.ca import Given
 from firstboot.plan import OBJECTS, wanted
-from firstboot.steps.rotation import PATIENCE, Behind
+from firstboot.steps.rotation import PATIENCE, Behind, FollowRotation
 
 from .support_pki import Company
 from .support_rotation import Client, Cluster, Member, clusters
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unhurried() -> Iterator[None]:
+    """Do without waiting for the disk, thousands of times: no power is cut here that files would not survive anyhow."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -197,25 +205,86 @@ def test_the_key_of_a_control_plane_that_is_gone_is_not_to_be_had(cluster: Clust
     assert cluster.api.stage is Stage.TRUST, "it does not trust what it could not sign with"
 
 
-@pytest.mark.parametrize("who", ["stranger", "holder of a node's key"])
-def test_nobody_trusts_an_authority_that_their_own_has_not_vouched_for(cluster: Cluster, who: str) -> None:
+EVIL = Company.make("kubernetes")
+
+
+def by_a_stranger(made: Rotation, worker: Member) -> Rotation:
+    return replace(made, new=EVIL.pem, voucher=overlap.voucher(_issuer(EVIL), EVIL.path[0]).decode())
+
+
+def by_the_holder_of_a_nodes_key(made: Rotation, worker: Member) -> Rotation:
+    agent = worker.certificates.certificate("agent")
+    own = Company.make("basalt:node:w-1", key=keys.read_key(agent.key.read_bytes()))
+    return replace(made, new=own.pem, voucher=agent.certificate.read_text())
+
+
+def of_another_origin(made: Rotation, worker: Member) -> Rotation:
+    return replace(made, old=EVIL.pem)
+
+
+def with_one_more_behind_the_new(made: Rotation, worker: Member) -> Rotation:
+    return replace(made, new=made.new + EVIL.pem)
+
+
+def with_one_more_behind_the_old(made: Rotation, worker: Member) -> Rotation:
+    return replace(made, old=made.old + EVIL.pem)
+
+
+def with_one_more_behind_the_voucher(made: Rotation, worker: Member) -> Rotation:
+    return replace(made, voucher=made.voucher + EVIL.pem)
+
+
+FORGERIES = (
+    by_a_stranger,
+    by_the_holder_of_a_nodes_key,
+    of_another_origin,
+    with_one_more_behind_the_new,
+    with_one_more_behind_the_old,
+    with_one_more_behind_the_voucher,
+)
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_nobody_trusts_whom_their_own_authority_has_not_vouched_for(
+    template: Cluster, prospect: Rotation, forge: Callable[[Rotation, Member], Rotation], stage: Stage
+) -> None:
     """Who may write this object is not for that the cluster's administrator."""
-    worker = cluster.members["w-1"]
-    made = asyncio.run(cluster.rotator().begin("alice", dry=True)).rotation
-    if who == "stranger":
-        other = Company.make("kubernetes")
-        voucher = overlap.voucher(_issuer(other), other.path[0]).decode()
-    else:
-        agent = worker.certificates.certificate("agent")
-        other = Company.make("basalt:node:w-1", key=keys.read_key(agent.key.read_bytes()))
-        voucher = agent.certificate.read_text()
-    forged = replace(made, new=other.pem, voucher=voucher)
-    assert asyncio.run(rotation.create(cluster.api, forged))
-    before = files_of(worker)
-    for member in cluster.members.values():
-        with pytest.raises(BasaltError, match="was not vouched for"):
-            member.go()
-    assert files_of(worker) == before
+    forged = replace(forge(prospect, template.members["w-1"]), stage=stage)
+    for name in ("w-1", "cp-2"):
+        member = template.members[name]
+        before = files_of(member)
+        with pytest.raises(BasaltError):
+            follower(member)._follow(forged)
+        assert files_of(member) == before and not member.record.exists()
+
+
+@pytest.fixture(scope="module")
+def prospect(template: Cluster) -> Rotation:
+    """What a rotation of the cluster would be."""
+    return prepared(template.members["cp-1"].certificates.authority("ca"), "alice", None)[1]
+
+
+def follower(member: Member) -> FollowRotation:
+    return FollowRotation(member.node, member.certificates, member.record)
+
+
+def test_who_has_the_new_authority_takes_no_stranger_for_the_old_one(
+    signing: Cluster, tmp_path: Path
+) -> None:
+    with clusters(tmp_path, signing) as cluster:
+        cluster.settle()
+        found = asyncio.run(rotation.read(cluster.api))
+        assert found is not None
+        worker = cluster.members["w-1"]
+        follower(worker)._follow(found.rotation)
+        for forge in FORGERIES:
+            with pytest.raises(BasaltError):
+                follower(worker)._follow(forge(found.rotation, worker))
+        finish(cluster)
+        cluster.settle()
+        with pytest.raises(BasaltError, match="were not vouched for"):
+            follower(worker)._follow(found.rotation)
 
 
 def _issuer(company: Company) -> Any:
@@ -260,30 +329,40 @@ def cut_off(member: Member, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
         member.go(3)
 
 
-def test_machines_join_at_any_time_and_tokens_are_for_the_ca_that_signs(cluster: Cluster) -> None:
-    old = cluster.run(cluster._admission(cluster.members["cp-1"]).new_token(None, 60)).token.text
+def token(cluster: Cluster) -> str:
+    made: str = cluster.run(cluster._admission(cluster.members["cp-1"]).new_token(None, 60)).token.text
+    return made
+
+
+def test_machines_that_join_before_all_trust_the_new_one_are_waited_for(cluster: Cluster) -> None:
+    old = token(cluster)
     made = begin(cluster)
     cluster.settle("cp-1", "cp-2")
     cluster.join("w-2", token=old)
     cluster.join("cp-3", "control-plane")
     cluster.settle("cp-1", "cp-2", "w-1")
     assert cluster.api.stage is Stage.TRUST, "who has just joined counts"
-    late = cluster.run(cluster._admission(cluster.members["cp-1"]).new_token(None, 60)).token.text
-    cluster.settle()
-    assert cluster.api.stage is Stage.SIGN
-    with pytest.raises(DocumentError, match="from before the cluster's CA was replaced"):
-        cluster.join("w-3", token=late)
-    cluster.join("w-3")
-    cluster.join("cp-4", "control-plane")
     cluster.settle()
     for member in cluster.members.values():
         assert member.believed(signing=subject(made.new)), member.node.name
-    finish(cluster)
-    cluster.settle()
-    assert cluster.join("w-4").go(2) == ["authorities"] * 0
-    assert not cluster.members["w-4"].record.exists(), "there is nothing that it would have to forget"
-    standing = asyncio.run(cluster.rotator().standing())
-    assert standing is not None and standing.behind == ()
+
+
+def test_machines_join_while_the_new_one_signs_and_afterwards(signing: Cluster, tmp_path: Path) -> None:
+    with clusters(tmp_path, signing) as cluster:
+        late = token(cluster)
+        cluster.settle()
+        with pytest.raises(DocumentError, match="from before the cluster's CA was replaced"):
+            cluster.join("w-2", token=late)
+        cluster.join("cp-3", "control-plane", token(cluster))
+        cluster.settle()
+        assert files_of(cluster.members["cp-3"]) == files_of(cluster.members["cp-1"])
+        finish(cluster)
+        cluster.settle()
+        cluster.join("w-2")
+        cluster.settle()
+        assert not cluster.members["w-2"].record.exists(), "there is nothing that it would have to forget"
+        standing = asyncio.run(cluster.rotator().standing())
+        assert standing is not None and (standing.rotation.stage, standing.behind) == (Stage.DONE, ())
 
 
 ROOT = Company.make("Company Root")
