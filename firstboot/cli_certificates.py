@@ -69,12 +69,10 @@ def _show(client: Client, arguments: argparse.Namespace, table: Table) -> int:
     rotation = data["rotation"]
     if rotation is not None and (rotation["stage"] != "done" or rotation["behind"]):
         print()
-        for line in _told(rotation):
-            print(line)
-        table(
-            ["NODE", "THROUGH WITH"],
-            [[_clean(each["name"]), each["stage"] or "-"] for each in rotation["nodes"]],
-        )
+        print(*_told(rotation), sep="\n")
+        if rotation["nodes"]:
+            rows = [[_clean(each["name"]), each["stage"] or "-"] for each in rotation["nodes"]]
+            table(["NODE", "THROUGH WITH"], rows)
     return 0
 
 

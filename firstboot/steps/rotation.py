@@ -124,6 +124,9 @@ class FollowRotation:
         self._require_vouched(wanted)
         if self._signer:
             self._have_key(wanted)
+        if (known := Rotation.load(self.record)) is not None and known.id != wanted.id:
+            # Of one that was cancelled while this machine was off.
+            files.remove(self._authority.key_to_come(known.id))
         wanted.save(self.record)
 
     def _require_vouched(self, wanted: Rotation) -> None:
@@ -228,26 +231,26 @@ class TellRotation:
 
 @dataclass
 class Behind:
-    """Who is not through with the present stage, as this control plane has last seen; None: it has not looked."""
+    """Who is not through with a stage of a rotation, as this control plane has last seen."""
 
-    names: tuple[str, ...] | None = None
+    of: Rotation | None = None
+    names: tuple[str, ...] = ()
 
     def shown(self, known: Rotation | None) -> status.Rotation | None:
-        """Return what the status says of a rotation that is under way."""
+        """Return what the status says of a rotation that is under way; known: what the node follows."""
         if known is None or known.stage is Stage.DONE:
             return None
-        return status.Rotation(known.stage.value, known.since, self.names)
+        return status.Rotation(known.stage.value, known.since, self.names if known == self.of else None)
 
     def failures(self, known: Rotation | None, at: datetime | None = None) -> Iterator[Failure]:
         """Yield what people have to look at: a stage lasts long, and it is known who has not got through."""
-        if known is None or known.stage is Stage.DONE or not self.names:
+        shown = self.shown(known)
+        if shown is None or not shown.behind or known is None:
             return
         if (at or datetime.now(UTC)) - datetime.fromisoformat(known.since) < PATIENCE:
             return
         what = "trust the next CA" if known.stage is Stage.TRUST else "have certificates of the new CA only"
-        found = (
-            f"since {known.since} it is waited until all nodes {what}: {', '.join(self.names)} do not say so"
-        )
+        found = f"since {known.since} it is waited until all nodes {what}; not yet {', '.join(shown.behind)}"
         remedy = (
             "Their own status says what they lack. A machine that is off comes back or is taken out "
             "(`basalt remove-node`); see docs/certificates.md."
@@ -268,7 +271,7 @@ class AdvanceRotation:
     async def check(self, machine: Machine) -> Finding | None:
         """Look what all nodes have said."""
         reached = await rotation.reached(machine.client, self.rotation)
-        self.behind.names = self.rotation.behind(reached)
+        self.behind.of, self.behind.names = self.rotation, self.rotation.behind(reached)
         if self.rotation.stage is not Stage.TRUST or self.behind.names:
             return None
         return Finding(NAME, "write", "all nodes trust the next CA")

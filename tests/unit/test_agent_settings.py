@@ -111,7 +111,7 @@ def test_a_rotation_of_the_ca_is_in_the_status_of_who_follows_it(tmp_path: Path)
     begun = "2026-11-23T09:00:00Z"
     rotation = Rotation("0123456789", Stage.TRUST, begun, begun, "root", "", "", "", True)
     made.course.node = replace(made.course.node, rotation=rotation)
-    made.memory.behind.names = ("w-1",)
+    made.memory.behind.of, made.memory.behind.names = rotation, ("w-1",)
     shown = made._running(taken, made.course, Pass((), {}, ()), _healthy(made.course))
     assert shown.rotation == status.Rotation("trust", begun, ("w-1",))
     assert [failure.code for failure in shown.failures] == ["rotation-behind"], "it takes long"

@@ -23,6 +23,7 @@ from firstboot.failure import BasaltError, DocumentError, Refused
 from firstboot.pki import keys, overlap
 from firstboot.pki.ca import Given
 from firstboot.plan import OBJECTS, wanted
+from firstboot.report import status
 from firstboot.steps.rotation import PATIENCE, Behind, FollowRotation
 
 from .support_pki import Company
@@ -178,6 +179,18 @@ def test_it_is_cancelled_as_long_as_nothing_is_signed(cluster: Cluster) -> None:
     begin(cluster)
     cluster.settle()
     assert refused(cluster.rotator().cancel()) == [("rotation-refused", "ca")], "it signs"
+
+
+def test_the_key_of_one_that_was_cancelled_while_a_machine_was_off_goes(cluster: Cluster) -> None:
+    made = begin(cluster)
+    cluster.go("cp-1", "cp-2")
+    left = cluster.members["cp-2"].certificates.authority("ca").key_to_come(made.id)
+    assert left.exists()
+    asyncio.run(cluster.rotator().cancel())
+    cluster.settle("cp-1")
+    other = begin(cluster)
+    cluster.settle()
+    assert cluster.members["cp-2"].believed(signing=subject(other.new)) and not left.exists()
 
 
 def test_one_at_a_time(cluster: Cluster) -> None:
@@ -456,29 +469,28 @@ def test_a_cluster_that_does_not_answer_is_no_reason_to_say_nothing(cluster: Clu
     assert standing is not None and (standing.rotation.stage, standing.nodes) == (Stage.TRUST, ())
 
 
-def test_who_keeps_others_waiting_is_a_failure_after_some_time(cluster: Cluster) -> None:
-    made, behind = begin(cluster), Behind(("w-1",))
-    since = datetime.fromisoformat(made.since)
-    assert list(behind.failures(made, since + PATIENCE - timedelta(seconds=1))) == []
-    [failure] = behind.failures(made, since + PATIENCE)
+def test_who_keeps_others_waiting_is_a_failure_after_some_time(prospect: Rotation) -> None:
+    behind, since = Behind(prospect, ("w-1",)), datetime.fromisoformat(prospect.since)
+    assert list(behind.failures(prospect, since + PATIENCE - timedelta(seconds=1))) == []
+    [failure] = behind.failures(prospect, since + PATIENCE)
     assert (failure.code, "w-1" in failure.found) == ("rotation-behind", True)
-    for quiet, known in ((behind, None), (behind, made.at(Stage.DONE)), (Behind(()), made), (Behind(), made)):
-        assert list(quiet.failures(known, since + 2 * PATIENCE)) == []
-    shown = behind.shown(made)
-    assert shown is not None and (shown.stage, shown.behind) == ("trust", ("w-1",))
-    assert behind.shown(made.at(Stage.DONE)) is None
+    done, signs = prospect.at(Stage.DONE), prospect.at(Stage.SIGN)
+    for known in (None, done, signs):
+        assert list(behind.failures(known, since + 2 * PATIENCE)) == []
+    assert list(Behind(prospect, ()).failures(prospect, since + 2 * PATIENCE)) == []
+    assert behind.shown(prospect) == status.Rotation("trust", prospect.since, ("w-1",))
+    assert behind.shown(signs) == status.Rotation("sign", signs.since, None), "nobody has looked yet"
+    assert behind.shown(done) is None
 
 
-def test_services_that_read_the_ca_when_they_start_start_anew(cluster: Cluster) -> None:
-    made = begin(cluster)
-
+def test_services_that_read_the_ca_when_they_start_start_anew(template: Cluster, prospect: Rotation) -> None:
     def marks(member: Member, stage: Stage | None) -> dict[str, Any]:
-        node = replace(member.node, rotation=made.at(stage) if stage else None)
+        node = replace(member.node, rotation=prospect.at(stage) if stage else None)
         return {each.unit: each.revision for each in wanted(node).all_services}
 
     for member, units in (
-        (cluster.members["cp-1"], {"kube-controller-manager", "flanneld"}),
-        (cluster.members["w-1"], {"api-balancer", "flanneld"}),
+        (template.members["cp-1"], {"kube-controller-manager", "flanneld"}),
+        (template.members["w-1"], {"api-balancer", "flanneld"}),
     ):
         before, trusting, signing = (marks(member, each) for each in (None, Stage.TRUST, Stage.SIGN))
         assert {unit for unit in before if before[unit] != trusting[unit]} == units
@@ -496,8 +508,8 @@ def test_agents_of_workers_may_read_the_rotation(cluster: Cluster) -> None:
     assert "PRIVATE" not in str(cluster.api.objects), "no key is in the cluster's objects"
 
 
-def test_an_authority_that_has_ended_cannot_vouch_any_more(cluster: Cluster) -> None:
-    authority = cluster.members["cp-1"].certificates.authority("ca")
+def test_an_authority_that_has_ended_cannot_vouch_any_more(template: Cluster) -> None:
+    authority = template.members["cp-1"].certificates.authority("ca")
     late = x509.load_pem_x509_certificate(authority.certificate.read_bytes()).not_valid_after_utc
     with pytest.raises(BasaltError, match="the clock says"):
         prepared(authority, "alice", None, late.astimezone(UTC) + timedelta(days=1))
