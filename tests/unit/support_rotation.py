@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,8 +68,8 @@ class Api(Objects):
             obj["metadata"]["annotations"]
         )
 
-    @property
     def stage(self) -> Stage | None:
+        """Return the stage of the cluster's rotation."""
         found = asyncio.run(rotation.read(self))
         return found.rotation.stage if found else None
 
@@ -85,7 +85,7 @@ class Member:
     ledger: Ledger = field(default_factory=Ledger)
     told: Applied = field(default_factory=Applied)
 
-    @property
+    @cached_property
     def certificates(self) -> Catalogue:
         address = LOCAL if self.node.config.role.has_control_plane else self.node.ip
         return catalogue(self.node.config, self.node.name, [address], self.root / "kubernetes").unowned()

@@ -94,7 +94,7 @@ def node(authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def test_it_begins_goes_on_and_ends(node: Node) -> None:
     code, told = node.ask("POST", f"{URL}?dry-run=true")
-    assert (code, told["stage"], told["behind"], node.api.stage) == (200, "trust", ["cp-1", "w-1"], None)
+    assert (code, told["stage"], told["behind"], node.api.stage()) == (200, "trust", ["cp-1", "w-1"], None)
     code, told = node.ask("POST", URL)
     assert (code, told["author"], told["vouched"]) == (200, "root", True)
     assert told["old"]["subject"] == "CN=kubernetes"
@@ -125,7 +125,7 @@ def test_it_is_taken_back(node: Node) -> None:
     assert node.ask("POST", f"{URL}/cancel")[0] == 409
     node.ask("POST", URL)
     code, told = node.ask("POST", f"{URL}/cancel")
-    assert (code, told["stage"], node.api.stage) == (200, "trust", None)
+    assert (code, told["stage"], node.api.stage()) == (200, "trust", None)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_wrong_request_changes_nothing(
     code, answer = node.ask("POST", f"{URL}{query}", body)
     [found] = answer["failures"]
     assert (code, (found["code"], found["path"])) == (status, failure)
-    assert "s3cret" not in str(answer) and node.api.stage is None
+    assert "s3cret" not in str(answer) and node.api.stage() is None
 
 
 def test_a_worker_replaces_no_ca(node: Node) -> None:
@@ -163,7 +163,7 @@ def test_a_worker_replaces_no_ca(node: Node) -> None:
 def test_the_command_says_what_it_would_do(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert node.main("certificates", "rotate-ca") == cli.EXIT_USAGE
     told = capsys.readouterr()
-    assert told.out == "" and node.api.stage is None
+    assert told.out == "" and node.api.stage() is None
     for word in (
         "CN=kubernetes (ends 20",
         "trust  2 nodes",
@@ -217,4 +217,4 @@ def test_arguments_that_do_not_go_together(
     node: Node, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     assert node.main("certificates", "rotate-ca", *arguments) == 1
-    assert words in capsys.readouterr().err and node.api.stage is None
+    assert words in capsys.readouterr().err and node.api.stage() is None

@@ -63,7 +63,7 @@ def finish(cluster: Cluster, *without: str, at: str = "cp-2") -> Standing:
 
 def until_signing(cluster: Cluster) -> None:
     """Go on until the next CA is to sign, and does not yet."""
-    while cluster.api.stage is Stage.TRUST:
+    while cluster.api.stage() is Stage.TRUST:
         cluster.go()
 
 
@@ -90,7 +90,7 @@ def test_all_stages_and_everybody_believes_everybody_all_the_time(cluster: Clust
     made = begin(cluster)
     stages = []
     for name in cycle(cluster.members):
-        stages.append(cluster.api.stage)
+        stages.append(cluster.api.stage())
         cluster.go(name)
         assert all(outside.reaches(server) for server in cluster.control_planes)
         if len(stages) > 2 * len(cluster.members) and not cluster.go():
@@ -104,7 +104,7 @@ def test_all_stages_and_everybody_believes_everybody_all_the_time(cluster: Clust
     assert not list((tmp_path / "w-1").rglob("ca*.key"))
     finish(cluster)
     cluster.settle()
-    assert cluster.api.stage is Stage.DONE
+    assert cluster.api.stage() is Stage.DONE
     for member in cluster.members.values():
         found = files_of(member)
         assert found["ca.crt"] == found["ca-trusted.crt"] == made.new.encode()
@@ -115,7 +115,7 @@ def test_all_stages_and_everybody_believes_everybody_all_the_time(cluster: Clust
         assert outside.believes(server), "certificates come with the voucher until they are made anew"
     assert begin(cluster, "cp-2").id != made.id, "and it may begin again"
     cluster.settle()
-    assert cluster.api.stage is Stage.SIGN
+    assert cluster.api.stage() is Stage.SIGN
 
 
 def members(cluster: Cluster, prefix: str) -> dict[str, Member]:
@@ -125,12 +125,12 @@ def members(cluster: Cluster, prefix: str) -> dict[str, Member]:
 def test_a_machine_that_is_off_is_waited_for(cluster: Cluster) -> None:
     begin(cluster)
     cluster.settle("cp-1", "cp-2")
-    assert cluster.api.stage is Stage.TRUST
+    assert cluster.api.stage() is Stage.TRUST
     standing = asyncio.run(cluster.rotator("cp-2").standing())
     assert standing is not None and standing.behind == ("w-1",)
     assert refused(cluster.rotator().finish([])) == [("rotation-refused", "ca")]
     cluster.settle()
-    assert cluster.api.stage is Stage.SIGN
+    assert cluster.api.stage() is Stage.SIGN
 
 
 def test_a_machine_that_was_off_while_all_others_got_new_certificates(cluster: Cluster) -> None:
@@ -195,12 +195,14 @@ def test_the_key_of_one_that_was_cancelled_while_a_machine_was_off_goes(cluster:
 
 def test_one_at_a_time(cluster: Cluster) -> None:
     dry = asyncio.run(cluster.rotator().begin("alice", dry=True))
-    assert (cluster.api.stage, dry.behind) == (None, ("cp-1", "cp-2", "w-1"))
+    assert (cluster.api.stage(), dry.behind) == (None, ("cp-1", "cp-2", "w-1"))
     assert not [
         name for name in files_of(cluster.members["cp-1"]) if name.startswith("ca-") and "key" in name
     ]
     quicker = asyncio.run(cluster.rotator("cp-2").begin("bob", dry=True)).rotation
-    cluster.api.between.append(lambda: cluster.api.objects.update({PATH: rotation._object(quicker, "7")}))
+    cluster.api.between.append(
+        lambda: cluster.api.objects.update({PATH: dict(rotation._object(quicker, "7"))})
+    )
     assert refused(cluster.rotator().begin("alice", dry=False)) == [("rotation-refused", "ca")]
     assert not list(cluster.folder.rglob("ca-*.key"))
     assert refused(cluster.rotator("cp-2").begin("bob", dry=False)) == [("rotation-refused", "ca")]
@@ -215,7 +217,7 @@ def test_the_key_of_a_control_plane_that_is_gone_is_not_to_be_had(cluster: Clust
         cluster.members["cp-2"].go()
     assert "rotate-ca --cancel" in raised.value.hint
     cluster.members["w-1"].go(3)
-    assert cluster.api.stage is Stage.TRUST, "it does not trust what it could not sign with"
+    assert cluster.api.stage() is Stage.TRUST, "it does not trust what it could not sign with"
 
 
 EVIL = Company.make("kubernetes")
@@ -354,7 +356,7 @@ def test_machines_that_join_before_all_trust_the_new_one_are_waited_for(cluster:
     cluster.join("w-2", token=old)
     cluster.join("cp-3", "control-plane")
     cluster.settle("cp-1", "cp-2", "w-1")
-    assert cluster.api.stage is Stage.TRUST, "who has just joined counts"
+    assert cluster.api.stage() is Stage.TRUST, "who has just joined counts"
     cluster.settle()
     for member in cluster.members.values():
         assert member.believed(signing=subject(made.new)), member.node.name
@@ -400,10 +402,10 @@ def test_a_companys_authority_is_replaced_by_another_of_the_company(tmp_path: Pa
         assert not made.chainable
         cluster.members["w-1"].later = 0.0
         cluster.settle()
-        assert cluster.api.stage is Stage.TRUST, "it says so when its programs have read it"
+        assert cluster.api.stage() is Stage.TRUST, "it says so when its programs have read it"
         cluster.members["w-1"].later = 361.0
         cluster.settle()
-        assert cluster.api.stage is Stage.SIGN
+        assert cluster.api.stage() is Stage.SIGN
         assert pod.believes(cluster.members["cp-1"])
         finish(cluster, at="cp-1")
         cluster.settle()
@@ -427,14 +429,14 @@ def test_what_cannot_take_the_place_of_a_companys_authority(
     with clusters(tmp_path) as cluster:
         cluster.found(certificates=ISSUING.document)
         assert refused(cluster.rotator().begin("alice", brought, dry=False)) == failures
-        assert cluster.api.stage is None and not list(tmp_path.rglob("ca-*.key"))
+        assert cluster.api.stage() is None and not list(tmp_path.rglob("ca-*.key"))
 
 
 def test_an_own_authority_gives_way_to_a_companys(cluster: Cluster) -> None:
     made = begin(cluster, brought=given(ELSEWHERE))
     assert made.chainable
     cluster.settle()
-    assert cluster.api.stage is Stage.SIGN
+    assert cluster.api.stage() is Stage.SIGN
     finish(cluster)
     cluster.settle()
     assert files_of(cluster.members["cp-2"])["ca.crt"].decode() == ELSEWHERE.pem
