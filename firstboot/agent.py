@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.rotator import Rotator
     from firstboot.cluster.steward import Steward
     from firstboot.pki.validity import Validity
 
@@ -88,6 +89,9 @@ SERVING = ("datastore", "apiserver")
 
 SETTINGS = "settings"
 """The step that follows the cluster's settings."""
+
+ROTATION = "ca-rotation"
+"""The step that follows the rotation of the cluster's CA."""
 
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
@@ -258,6 +262,29 @@ class Agent:
         self._course().verdicts.forget(SETTINGS)
         self.wake.set()
 
+    @cached_property
+    def rotator(self) -> Rotator:
+        """Who answers about the rotation of the cluster's CA."""
+        from firstboot.cluster.rotator import Rotator
+
+        return Rotator(
+            self.client,
+            authority=lambda: self._course().certificates.certificate("agent").ca,
+            known=lambda: self._course().node.rotation,
+            may=self._may_rotate,
+            changed=self._rotation_changed,
+        )
+
+    def _may_rotate(self) -> None:
+        if not self._course().node.config.role.has_control_plane:
+            raise NotYet("a worker replaces no CA", "Ask a control plane.")
+        if not self._serves():
+            raise NotYet("the control plane is not ready yet", "Ask again when the node is ready.")
+
+    def _rotation_changed(self) -> None:
+        self._course().verdicts.forget(ROTATION)
+        self.wake.set()
+
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""
         from firstboot.backup.making import Source
@@ -359,7 +386,7 @@ class Agent:
         if self.behind is not None:
             self._publish(self._stopped(taken, self.behind, result))
             return
-        if SETTINGS in result.applied:
+        if result.applied & {SETTINGS, ROTATION}:
             # The node's record is of another version: what it means is for the next round.
             self.wake.set()
         parts = await self._parts(course, machine)
@@ -450,10 +477,12 @@ class Agent:
                 *self._refusals,
                 *self._backup_failures,
                 *self._endings(course, expiries),
+                *self.memory.behind.failures(course.node.rotation),
             ),
             certificates=expiries,
             settings=_followed(course.node),
             backup=self.routine.last if "routine" in vars(self) else None,
+            rotation=self.memory.behind.shown(course.node.rotation),
         )
 
     def _leaving(self) -> Status:

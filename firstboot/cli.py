@@ -87,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
     validating.add_argument("--json", action="store_true", help="print the failures as JSON")
     kube = _add(commands, "kubeconfig", kubeconfig, "print an administrator's kubeconfig")
     kube.add_argument("--server", metavar="URL", help="address of the API server in it")
-    listing = _add(commands, "certificates", certificates, "list certificates, and until when they are valid")
-    listing.add_argument("--json", action="store_true", help="print JSON, with files and times")
+    cli_certificates.add(commands, _client, _table)
     logs_ = _add(commands, "logs", logs, "print the journal of one component")
     logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
     logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
@@ -197,11 +196,6 @@ def kubeconfig(arguments: argparse.Namespace) -> int:
     query = {"server": arguments.server} if arguments.server else None
     sys.stdout.write(_client(arguments).get("/v1/kubeconfig", query))
     return 0
-
-
-def certificates(arguments: argparse.Namespace) -> int:
-    """List the node's certificates."""
-    return cli_certificates.show(_client(arguments), arguments, _table)
 
 
 def logs(arguments: argparse.Namespace) -> int:

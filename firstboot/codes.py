@@ -186,6 +186,8 @@ class Code(StrEnum):
         "certificate-ends",
         "A certificate ends soon, and the node could not make it anew, or may not.",
     )
+    ROTATION_REFUSED = "rotation-refused", "The rotation of the cluster's CA cannot go on as was asked."
+    ROTATION_BEHIND = "rotation-behind", "A node is not through with the rotation of the cluster's CA."
     STEP_FAILED = "step-failed", "Something the document asks for could not be done; it is tried again."
     COMPONENT_DEGRADED = "component-degraded", "A component worked and does not work now."
     COMPONENT_FAILED = "component-failed", "A component has not come up in the time it may take."

@@ -15,6 +15,8 @@ from firstboot import files, paths, sources
 from firstboot.cluster import settings
 from firstboot.cluster.followed import FILE, Followed
 from firstboot.cluster.membership import Membership
+from firstboot.cluster.rotation import FILE as ROTATION
+from firstboot.cluster.rotation import Rotation
 from firstboot.codes import Code
 from firstboot.config import Config
 from firstboot.facts import Facts
@@ -172,7 +174,8 @@ class Intake:
         peers = membership.peers if membership else ()
         virtual = config.cluster.virtual_address
         card = facts.card(virtual) if virtual else None
-        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card), ()
+        rotation = Rotation.load(self.membership.with_name(ROTATION))
+        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation), ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstboot.backup.places import Places
-from firstboot.cluster import credentials, versions
+from firstboot.cluster import credentials, rotation, versions
 from firstboot.cluster.followed import FILE
 from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
+from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
 from firstboot.features import dns, network
@@ -40,6 +41,7 @@ from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import Applied, NodeLabels, Objects
 from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
+from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
 from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped
 from firstboot.steps.virtualaddress import Configured, Reloaded
@@ -128,12 +130,16 @@ def _worker(node: Node) -> tuple[Service, ...]:
 class Memory:
     """What the agent's process remembers between passes; nothing is lost with it but a little time.
 
-    membership: where the record of a node that has joined is; that of the settings it follows is beside it
+    membership: where the record of a node that has joined is; those of what it follows are beside it
+    told:       what was said on the Node about the CA's rotation
+    behind:     who was seen to be behind in that
     """
 
     ledger: Ledger
     applied: Applied
     membership: Path
+    told: Applied = field(default_factory=Applied)
+    behind: Behind = field(default_factory=Behind)
 
 
 def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> tuple[Step, ...]:
@@ -172,6 +178,7 @@ def left_behind() -> tuple[Step, ...]:
 def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:
     yield Hostname(node.name)
     yield from _leftovers(node, wanted)
+    yield _authorities(node, certificates)
     yield Certificates(certificates, memory.ledger, _issue(node, certificates))
     if wanted.watch is not None:
         tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
@@ -208,6 +215,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     yield FollowSettings(node, memory.membership.with_name(FILE))
     if node.followed is not None:
         yield TellVersion(node.name, node.followed.version, memory.applied)
+    yield from _rotation(node, certificates, memory)
     if node.config.features.network.enabled:
         founder = node.config.role.has_control_plane and not node.control_planes
         yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
@@ -215,6 +223,25 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     for unit in UNITS:
         if unit not in running:
             yield Stopped(unit)
+
+
+def _authorities(node: Node, certificates: Catalogue) -> Step:
+    """Have the files of the CA as the node has written down, before anything is signed or believed by them."""
+    side_by_side = node.rotation.overlap if node.rotation else None
+    return Authorities(certificates.certificate("agent").ca, side_by_side, node.config.role.has_control_plane)
+
+
+def _rotation(node: Node, certificates: Catalogue, memory: Memory) -> Iterator[Step]:
+    """Follow the rotation of the cluster's CA, and say so."""
+    yield FollowRotation(node, certificates, memory.membership.with_name(rotation.FILE))
+    if node.rotation is None:
+        return
+    # Where somebody else runs the datastore, it has to know the cluster by the new CA before the old one goes.
+    own = ("datastore",) if node.config.role.has_control_plane else ()
+    needs = ("node", "certificates", *own)
+    yield TellRotation(node.name, node.rotation, certificates, memory.ledger, memory.told, needs=needs)
+    if node.config.role.has_control_plane:
+        yield AdvanceRotation(node.rotation, memory.behind)
 
 
 def _datastore_credentials(node: Node, wanted: Wanted, memory: Memory) -> Iterator[Step]:
@@ -301,7 +328,10 @@ def _watch(node: Node) -> Watch | None:
     # It brings HTTP and more, which a node with a datastore of its own need not wait for.
     from firstboot.datastores.watch import Watch
 
-    return Watch(datastore.external, node.config.cluster.name, founds=not node.config.joins)
+    replaced = node.rotation is not None and node.rotation.stage is Stage.SIGN
+    return Watch(
+        datastore.external, node.config.cluster.name, founds=not node.config.joins, succeeds=replaced
+    )
 
 
 def _feature_with_extra(feature: Feature, node: Node) -> Feature:
@@ -331,4 +361,5 @@ OBJECTS: tuple[Object, ...] = (
     cluster_role("basalt:nodes", [allow("core", "nodes", "get list")]),
     bind_group("basalt:nodes", NODES),
     *versions.ACCESS,
+    *rotation.ACCESS,
 )

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from firstboot import run, schema
-from firstboot.api import access, datastore, errors, logs, settings
+from firstboot.api import access, datastore, errors, logs, rotation, settings
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.leaving import Leaving
@@ -44,6 +44,7 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
     app.router.add_post("/v1/join-tokens", api.join_token)
     datastore.add_routes(app, node)
     settings.add_routes(app, node)
+    rotation.add_routes(app, node)
     leaving = Leaving(node)
     app.router.add_post("/v1/remove-node", leaving.remove_node)
     app.router.add_post("/v1/reset", leaving.reset)
@@ -87,8 +88,10 @@ class Api:
         return web.Response(text=await self._node.kubeconfig(server), content_type="application/yaml")
 
     async def certificates(self, _request: web.Request) -> web.Response:
-        """Return whose certificates the node has, and until when."""
-        return as_json({"certificates": [each.to_dict() for each in await self._node.certificates()]})
+        """Return whose certificates the node has, until when, and how the rotation of the CA stands."""
+        listed = [each.to_dict() for each in await self._node.certificates()]
+        standing = await self._node.rotator.standing()
+        return as_json({"certificates": listed, "rotation": standing.to_dict() if standing else None})
 
     async def version(self, _request: web.Request) -> web.Response:
         """Return which versions run here."""

@@ -14,6 +14,7 @@ from firstboot.report.status import Status
 if TYPE_CHECKING:
     from firstboot.backup.custodian import Custodian
     from firstboot.cluster.removal import Progress
+    from firstboot.cluster.rotator import Rotator
     from firstboot.cluster.steward import Steward
     from firstboot.pki.validity import Validity
 
@@ -97,6 +98,11 @@ class Node(Protocol):
     @property
     def settings(self) -> Steward:
         """Who answers about the cluster's settings; on a worker a change is NotYet."""
+        ...
+
+    @property
+    def rotator(self) -> Rotator:
+        """Who answers about the rotation of the cluster's CA; on a worker it begins and ends none."""
         ...
 
     async def remove_node(self, name: str, force: bool, timeout: int) -> AsyncIterator[Progress]:

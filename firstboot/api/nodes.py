@@ -16,6 +16,7 @@ from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError
 from firstboot.cluster.admission import Admission
 from firstboot.cluster.messages import (
+    CA_KEY,
     CERTIFICATES,
     FENCE,
     HELLO,
@@ -26,6 +27,7 @@ from firstboot.cluster.messages import (
     Renewal,
     Request,
     Standing,
+    Wanted,
 )
 from firstboot.codes import Code
 from firstboot.failure import DocumentError, Failure
@@ -40,13 +42,14 @@ AGENT_NAME = re.compile(r"basalt:node:(.+)")
 
 
 def application(admission: Admission) -> web.Application:
-    """Return the four calls over an admission."""
+    """Return the five calls over an admission."""
     app = web.Application(client_max_size=BODY, middlewares=[errors.middleware])
     nodes = Nodes(admission)
     app.router.add_post(HELLO, nodes.hello)
     app.router.add_post(JOIN, nodes.join)
     app.router.add_post(CERTIFICATES, nodes.certificates)
     app.router.add_post(FENCE, nodes.fence)
+    app.router.add_post(CA_KEY, nodes.ca_key)
     app.on_response_prepare.append(add_headers)
     return app
 
@@ -78,6 +81,12 @@ class Nodes:
         _require_control_plane(request)
         standing = Standing.from_dict(await _body(request))
         return await _answered(self._admission.judge(standing, _peer(request)))
+
+    async def ca_key(self, request: web.Request) -> web.Response:
+        """Give another control plane the key of an authority that all of them are to have."""
+        _require_control_plane(request)
+        wanted = Wanted.from_dict(await _body(request))
+        return await _answered(self._admission.hand_over(wanted, _peer(request)))
 
 
 async def _body(request: web.Request) -> Any:

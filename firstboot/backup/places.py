@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from firstboot import files, paths
+from firstboot.cluster.rotation import FILE as ROTATION
 from firstboot.datastores import dqlite, etcd
 from firstboot.failure import BasaltError
 from firstboot.record import Record
@@ -73,6 +74,11 @@ class Places:
     def membership(self) -> Path:
         """The node's record of a cluster of several machines."""
         return self.state / "membership.json"
+
+    @property
+    def rotation(self) -> Path:
+        """The node's record of a rotation of the cluster's CA."""
+        return self.membership.with_name(ROTATION)
 
     @property
     def left_behind(self) -> Path:

@@ -21,21 +21,24 @@ from firstboot.cluster.messages import (
     AUTHORITY,
     Hello,
     Introduction,
+    Key,
     Malformed,
     Renewal,
     Renewed,
     Request,
     Standing,
     Verdict,
+    Wanted,
     Welcome,
 )
 from firstboot.cluster.records import Machine, TokenRecord
-from firstboot.cluster.tokens import BadToken, Token, same
+from firstboot.cluster.rotation import ROTATION_ID
+from firstboot.cluster.tokens import BadToken, Token, fingerprint, same
 from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import Client
-from firstboot.pki import ca, handover, keys, requests
+from firstboot.pki import ca, handover, keys, overlap, requests
 from firstboot.pki.ca import Authority
 from firstboot.pki.catalogue import Catalogue, catalogue, service_names
 from firstboot.services.model import Node
@@ -106,6 +109,9 @@ class Admission:
             raise Malformed("the nonce has not 16 to 64 bytes")
         record = await self._record(hello.token, peer)
         pem, der = await asyncio.to_thread(self._certificate)
+        if record.token.pin is not None and not same(record.token.pin, fingerprint(der)):
+            found = "the token is from before the cluster's CA was replaced"
+            raise self._refusal(peer, Code.TOKEN_EXPIRED, TOKEN_PATH, found, NEW_TOKEN)
         now = int(self.wall())
         return Introduction(pem, now, record.token.proof(nonce, der, now))
 
@@ -168,6 +174,15 @@ class Admission:
         remedy = "It has been told, and stops. Reset it: `basalt reset --yes` on it."
         self._note(Failure(Code.LEFT_BEHIND, standing.name[:63], told, remedy))
         return Verdict(f"{since:%Y-%m-%dT%H:%M:%SZ}")
+
+    async def hand_over(self, wanted: Wanted, peer: str) -> Key:
+        """Give another control plane a key of the cluster's CA that this one has. Raises BasaltError."""
+        if not ROTATION_ID.fullmatch(wanted.rotation):
+            raise Malformed("no rotation has such a name")
+        key = await asyncio.to_thread(overlap.key_of, self.authority, wanted.public, wanted.rotation)
+        if key is not None:
+            log.info("%s is given the key of the cluster's CA of rotation %s", peer, wanted.rotation)
+        return Key("" if key is None else key.decode())
 
     def _succeeded(self, theirs: str) -> datetime | None:
         """Return since when the datastore's authority has had the place of another one, None where it has not."""

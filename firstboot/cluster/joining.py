@@ -22,6 +22,7 @@ from firstboot.cluster import credentials
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
     AUTHORITY,
+    CA_KEY,
     CERTIFICATES,
     FENCE,
     HELLO,
@@ -29,11 +30,13 @@ from firstboot.cluster.messages import (
     PORT,
     Hello,
     Introduction,
+    Key,
     Message,
     Renewal,
     Renewed,
     Standing,
     Verdict,
+    Wanted,
     Welcome,
 )
 from firstboot.cluster.messages import Request as JoinRequest
@@ -152,9 +155,32 @@ def standing(node: Node, described: Catalogue, host: str) -> str:
     return Verdict.from_dict(_ask(_pinned(endpoint, _believed(agent)), FENCE, asked)).since
 
 
+def ca_key(described: Catalogue, control_planes: Iterable[str], wanted: Wanted) -> str:
+    """Return a key of the cluster's CA that this control plane lacks, from any that has it. Raises BasaltError.
+
+    control_planes: addresses of the others
+    """
+    agent, reasons = described.certificate("agent"), []
+    for host in control_planes:
+        endpoint = Endpoint(_url(host), agent.certificate, agent.key)
+        try:
+            answer = Key.from_dict(_ask(_pinned(endpoint, _believed(agent)), CA_KEY, wanted))
+        except BasaltError as error:
+            reasons.append(str(error))
+            continue
+        if answer.key:
+            return answer.key
+        reasons.append(f"{host} does not have it either")
+    raise BasaltError(
+        f"nobody gives this node the key of the cluster's next CA: {'; '.join(reasons) or 'it has no partners'}",
+        "It is tried again by itself. If the control plane that began the rotation is lost, cancel that: "
+        "`basalt certificates rotate-ca --cancel`.",
+    )
+
+
 def _believed(agent: CertificateSpec) -> str:
-    """Return the CA of whom the machine believes to be a control plane: the one that signs, and none above it."""
-    return (trusted.first(files.read_or_none(agent.ca.certificate) or b"") or b"").decode()
+    """Return the CA of whom the machine believes to be a control plane: those that sign, and none above them."""
+    return (trusted.believed(agent.ca) or b"").decode()
 
 
 def _token(node: Node) -> Token:

@@ -5,6 +5,7 @@ POST /v1/join/hello   Hello -> Introduction   nobody trusts anybody: the control
 POST /v1/join         Request -> Welcome      over TLS with the CA that the proof covered
 POST /v1/certificates Renewal -> Renewed      later, with the client certificate of the node's agent
 POST /v1/fence        Standing -> Verdict     between control planes, with the client certificate of the agent
+POST /v1/ca-key       Wanted -> Key           likewise, while the cluster's CA is being replaced
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ AUTHORITY = "ca"
 """Among the certificates of a welcome: the cluster's CA and those above it up to the root."""
 HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
 FENCE = "/v1/fence"
+CA_KEY = "/v1/ca-key"
 
 
 class Malformed(BasaltError):
@@ -143,3 +145,22 @@ class Verdict(Message):
     """since: when the cluster was recovered without who asked (RFC 3339, UTC); empty where it was not."""
 
     since: str
+
+
+@dataclass(frozen=True)
+class Wanted(Message):
+    """A control plane lacks the key of an authority of the cluster's.
+
+    rotation: which the authority is from
+    public:   SHA-256 of its public key, in hexadecimal
+    """
+
+    rotation: str
+    public: str
+
+
+@dataclass(frozen=True)
+class Key(Message):
+    """key: private, PEM; empty where who was asked has none either."""
+
+    key: str = field(repr=False)

@@ -44,10 +44,11 @@ class Whose(Enum):
 
 @dataclass(frozen=True)
 class Data:
-    """What was found; failure: why it is not usable."""
+    """What was found; failure: why it is not usable; owner: fingerprint of the CA that claimed it, empty for none."""
 
     whose: Whose
     failure: Failure | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,18 @@ def fingerprint(authority: Path) -> str:
     return hashlib.sha256(keys.public_pem(first.public_key())).hexdigest()
 
 
-async def look(external: External, login: Login, endpoints: Sequence[str], own: str) -> Data:
-    """Return whose data there is; each of the endpoints, which have to work, is asked with a quorum's consent."""
+def fingerprints(authority: Path, beside: Path) -> tuple[str, ...]:
+    """Return by what the cluster is known while its CA is replaced: that which signs first. Raises BasaltError."""
+    return tuple(
+        dict.fromkeys(fingerprint(each) for each in (authority, beside) if each == authority or each.exists())
+    )
+
+
+async def look(external: External, login: Login, endpoints: Sequence[str], own: Sequence[str]) -> Data:
+    """Return whose data there is; each of the endpoints, which have to work, is asked with a quorum's consent.
+
+    own: fingerprints of this cluster's CAs
+    """
     clusters: dict[str, str] = {}
     owner: str | None = None
     for endpoint in endpoints:
@@ -82,7 +93,9 @@ async def look(external: External, login: Login, endpoints: Sequence[str], own: 
         return Data(Whose.UNUSABLE, _mixed(tuple(clusters.values())))
     if owner is not None:
         authority, _, name = owner.partition(" ")
-        return Data(Whose.OURS) if authority == own else Data(Whose.UNUSABLE, _other(external, name))
+        if authority in own:
+            return Data(Whose.OURS, owner=authority)
+        return Data(Whose.UNUSABLE, _other(external, name))
     any_key = await _get(login, endpoints[0], f"{external.prefix}/", "--prefix", "--keys-only", "--limit=1")
     if isinstance(any_key, Failure):
         return Data(Whose.UNUSABLE, any_key)
@@ -91,13 +104,16 @@ async def look(external: External, login: Login, endpoints: Sequence[str], own: 
     return Data(Whose.NOBODYS)
 
 
-async def claim(external: External, login: Login, endpoints: Sequence[str], own: str, name: str) -> None:
+async def claim(
+    external: External, login: Login, endpoints: Sequence[str], own: str, name: str, *, anew: bool = False
+) -> None:
     """Write whose the prefix is, unless somebody else was quicker. Raises BasaltError.
 
     name: of the cluster, for people
+    anew: the prefix is the cluster's already, by the CA before
     """
-    key = _key(external)
-    transaction = f'create("{key}") = "0"\n\nput "{key}" "{own} {name}"\n\n\n'
+    key, sign = _key(external), ">" if anew else "="
+    transaction = f'create("{key}") {sign} "0"\n\nput "{key}" "{own} {name}"\n\n\n'
     answer = await etcdctl(login, endpoints, "txn", input=transaction, check=False)
     if not answer.ok:
         raise BasaltError(f"the prefix {external.prefix} cannot be claimed: {complaint(answer.stderr)}")

@@ -47,6 +47,7 @@ class Watch:
 
     cluster:   its name
     founds:    whether this node may claim an empty prefix: it starts a cluster
+    succeeds:  whether the cluster's CA has just taken the place of another one, under which the prefix was claimed
     authority: certificate of the cluster's CA
     record:    what the node remembers of its claim
     """
@@ -54,6 +55,7 @@ class Watch:
     external: External
     cluster: str
     founds: bool
+    succeeds: bool = False
     login: Login = TRIED
     authority: Path = paths.PKI / "ca.crt"
     record: Path = paths.STATE / "datastore.json"
@@ -111,17 +113,25 @@ class Watch:
         return self._seen is not None and self._seen.data == Data(Whose.NOBODYS)
 
     @property
+    def outdated(self) -> bool:
+        """Whether the CA before has claimed the prefix, and the one that signs now has to. Raises BasaltError."""
+        owner = self._seen.data.owner if self._seen is not None and self._seen.data is not None else ""
+        return self.succeeds and bool(owner) and owner != claim.fingerprint(self.authority)
+
+    @property
     def remembered(self) -> bool:
         """Whether the node has a record of what was claimed. Raises BasaltError when it is damaged."""
         return Claimed.load(self.record) is not None
 
     async def claim(self) -> None:
-        """Make the prefix the cluster's if it is nobody's, and remember it. Raises BasaltError."""
+        """Make the prefix the cluster's if it is nobody's or its last CA's, and remember it. Raises BasaltError."""
         own = await asyncio.to_thread(claim.fingerprint, self.authority)
         async with self._lock:
-            if self.claimable and self._seen is not None:
-                await claim.claim(self.external, self.login, self._seen.usable, own, self.cluster)
-                self._seen = Seen(self._seen.when, self._seen.answers, Data(Whose.OURS))
+            outdated = await asyncio.to_thread(lambda: self.outdated)
+            if (self.claimable or outdated) and self._seen is not None:
+                usable = self._seen.usable
+                await claim.claim(self.external, self.login, usable, own, self.cluster, anew=outdated)
+                self._seen = Seen(self._seen.when, self._seen.answers, Data(Whose.OURS, owner=own))
         Claimed(own).save(self.record)
 
     async def _look(self) -> Seen:
@@ -144,7 +154,9 @@ class Watch:
 
     async def _judge(self, usable: tuple[str, ...]) -> Data:
         try:
-            own = await asyncio.to_thread(claim.fingerprint, self.authority)
+            own = await asyncio.to_thread(
+                claim.fingerprints, self.authority, self.authority.with_name("ca-beside.crt")
+            )
             data = await claim.look(self.external, self.login, usable, own)
         except BasaltError as error:
             failure = Failure(Code.STEP_FAILED, "datastore", str(error), error.hint or claim.RETRIED)

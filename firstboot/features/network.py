@@ -52,7 +52,8 @@ def flannel(node: Node) -> Service:
         probe=All((health, waiting, FileProbe(CNI_CONFIG, "the runtime's network is not configured yet"))),
         needs=("apiserver", "node"),
         files=(File(FLANNEL_CONFIG, _json(settings)),),
-        environment={"NODE_NAME": node.name},
+        # Its client, unlike those of Kubernetes, does not read the CA again.
+        environment={"NODE_NAME": node.name, **node.ca_mark},
         arguments={
             "kube-subnet-mgr": "true",
             "kubeconfig-file": f"{KUBERNETES}/flanneld.kubeconfig",

@@ -4,6 +4,7 @@
 ca          authorities          tokens     the key pair of service account tokens
 leaf        certificates         kubeconfig files that clients of the API read
 trusted     whom a node believes verdict    what a check found, and the ledger that makes checks cheap
+overlap     two authorities side by side, while one takes the place of the other
 catalogue   what a node needs    keys       PEM and `cryptography`
 given       an authority out of the document
 pasted      other certificates and keys out of it

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificate authorities: made once, and replaced in one case only, when a cluster is recovered (see `successor`).
+"""Certificate authorities: made once, and replaced by people only.
 
+An administrator replaces the cluster's (see firstboot.pki.overlap), a recovery the datastore's (see `successor`).
 An authority is a pair of files. Where both are missing it is taken from the document, or made; where somebody has
 put a pair of their own there before, that one is used, whatever its kind of key. An authority that exists but cannot
 be used is an error for people: a new one in its place would silently cut off everything that trusts the old one.
@@ -33,7 +34,7 @@ SUCCESSOR = "recovered"
 """Organizational unit in the name of an authority that has taken the place of another one."""
 
 RESTORE = (
-    "Restore both files from a backup or from another control plane. Basalt never replaces an authority."
+    "Restore both files from a backup or from another control plane. Nothing replaces an authority by itself."
 )
 
 ABSENT = "A control plane makes or is given it before its certificates; a worker asks a control plane."
@@ -71,16 +72,34 @@ class Authority:
 
     @property
     def trusted(self) -> Path:
-        """Where the certificate that signs is alone, see firstboot.pki.trusted; the cluster's CA has it."""
+        """Where certificates that sign are without those above, see firstboot.pki.trusted; the cluster's CA has it."""
         return self.certificate.with_name(f"{self.certificate.stem}-trusted.crt")
+
+    @property
+    def signing(self) -> Path:
+        """Where the one certificate is that signs now, on a node that has its key."""
+        return self.certificate.with_name(f"{self.certificate.stem}-signing.crt")
+
+    @property
+    def beside(self) -> Path:
+        """Where another authority is that is believed, too, see firstboot.pki.overlap."""
+        return self.certificate.with_name(f"{self.certificate.stem}-beside.crt")
+
+    def key_to_come(self, rotation: str) -> Path:
+        """Where the key is kept of the authority that a rotation is about, until that signs."""
+        return self.certificate.with_name(f"{self.certificate.stem}-{rotation}.key")
 
 
 @dataclass(frozen=True)
 class Issuer:
-    """An authority in memory, able to sign; path: as of `path_of`, its own certificate first."""
+    """An authority in memory, able to sign; path: as of `path_of`, its own certificate first.
+
+    vouchers: what tells those who know the authority before only that they can believe this one
+    """
 
     path: tuple[Certificate, ...]
     key: CertificateIssuerPrivateKeyTypes
+    vouchers: tuple[Certificate, ...] = ()
 
     @property
     def certificate(self) -> Certificate:
@@ -170,9 +189,10 @@ def load(authority: Authority, now: datetime | None = None) -> Issuer:
         raise _key_lost(authority)
     key = _read_key(authority, key_pem)
     try:
-        path = path_of(keys.read_certificates(certificate_pem))
+        certificates = keys.read_certificates(certificate_pem)
     except keys.Unreadable as error:
         raise _unusable(authority, f"{authority.certificate} {error}") from error
+    path = path_of(certificates)
     certificate = path[0]
     if keys.public_pem(certificate.public_key()) != keys.public_pem(key.public_key()):
         raise _unusable(authority, f"{authority.key} is not the key of {authority.certificate}")
@@ -180,7 +200,7 @@ def load(authority: Authority, now: datetime | None = None) -> Issuer:
         raise _unusable(authority, f"{authority.certificate} may not sign certificates")
     for each in path:
         _refuse_out_of_date(authority, each, moment(now))
-    return Issuer(path, key)
+    return Issuer(path, key, _vouchers(certificates))
 
 
 def path_of(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
@@ -192,6 +212,15 @@ def path_of(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
             break
         path.append(above)
     return tuple(path)
+
+
+def _vouchers(certificates: Sequence[Certificate]) -> tuple[Certificate, ...]:
+    """Return the other certificate for the key of the first, with which it is believed by more, and its chain."""
+    key = keys.public_pem(certificates[0].public_key())
+    for each in certificates[1:]:
+        if each != certificates[0] and keys.public_pem(each.public_key()) == key:
+            return chain_of(path_of((each, *certificates[1:])))
+    return ()
 
 
 def chain_of(path: Sequence[Certificate]) -> tuple[Certificate, ...]:
@@ -252,8 +281,13 @@ def successor(authority: Authority, now: datetime | None = None) -> tuple[bytes,
         except keys.Unreadable as error:
             raise _unusable(authority, f"{authority.certificate} {error}") from error
         begins = max(begins, before + timedelta(seconds=1))
+    return anew(authority, SUCCESSOR, begins + BACKDATING)
+
+
+def anew(authority: Authority, unit: str, now: datetime) -> tuple[bytes, bytes]:
+    """Return key and certificate (PEM) of another authority of that kind; unit: what tells it from the first one."""
     key = keys.new_key()
-    return keys.private_pem(key), _self_signed(authority, key, begins + BACKDATING, SUCCESSOR)
+    return keys.private_pem(key), _self_signed(authority, key, now, unit)
 
 
 def succeeded(own: bytes, other: bytes) -> datetime | None:
@@ -299,8 +333,8 @@ def _refuse_out_of_date(authority: Authority, certificate: Certificate, now: dat
     raise BasaltError(
         f"the certificate authority {authority.name} ({authority.certificate}) is valid from "
         f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC and the clock says {now:%Y-%m-%d %H:%M}",
-        "If the clock is wrong, set it or name working servers in time.servers. If it is right, the "
-        "authority has to be replaced by hand, in all places that trust it.",
+        "If the clock is wrong, set it or name working servers in time.servers. If it is right, it is too late "
+        "for `basalt certificates rotate-ca`: the authority has to be replaced by hand, in all places that trust it.",
     )
 
 

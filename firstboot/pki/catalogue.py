@@ -135,7 +135,7 @@ def catalogue(config: Config, node_name: str, node_ips: Iterable[str], root: Pat
         directories=_directories(config, root),
         authorities=tuple(authorities.values()) if config.role.has_control_plane else (),
         tokens=(_tokens(root / "pki"),) if config.role.has_control_plane else (),
-        trusted=(Trusted(authorities["ca"]),),
+        trusted=_trusted(config, authorities["ca"]),
         certificates=(*certificates, *by_file.values()),
         kubeconfigs=tuple(
             _kubeconfig(config, root, identity, by_file[identity.file]) for identity in clients
@@ -178,6 +178,11 @@ def _authorities(config: Config, pki: Path) -> dict[str, Authority]:
         **({"datastore": authority(f"{kind}/ca", f"{kind}-ca")} if kind.is_ours else {}),
         "admin-client-ca": authority("admin-client-ca", "basalt-admin-client-ca"),
     }
+
+
+def _trusted(config: Config, ca: Authority) -> tuple[Trusted, ...]:
+    believed = Trusted(ca)
+    return (believed, Trusted(ca, alone=True)) if config.role.has_control_plane else (believed,)
 
 
 def _given(config: Config) -> Given | None:

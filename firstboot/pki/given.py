@@ -61,7 +61,7 @@ def refuses(config: Config, certificate: Path) -> tuple[Failure, ...]:
     found = "the document's certificate authority is not the one that the node has"
     remedy = (
         "Remove `certificates.ca`: the node keeps what it has. An authority is what all machines of a cluster trust, "
-        "and is never replaced by a document; for another one make a new cluster."
+        "and is never replaced by a document; `basalt certificates rotate-ca` replaces it."
     )
     return (Failure(Code.FIXED_SETTING, PATH, found, remedy),)
 

@@ -161,7 +161,10 @@ def sign(
     *,
     lifetime: timedelta = LIFETIME,
 ) -> bytes:
-    """Return a certificate (PEM) for somebody's key, and those between it and the root; it outlives none of them."""
+    """Return a certificate (PEM) for somebody's key, and those between it and the root; it outlives none of them.
+
+    Vouchers follow; whoever believes the authority needs none of them.
+    """
     from cryptography import x509
 
     start = (moment(now) - ca.BACKDATING).replace(microsecond=0)
@@ -176,12 +179,12 @@ def sign(
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(ca.key_usage(signs_certificates=False), critical=True)
             .add_extension(_extended_key_usage(spec), critical=False)
-            .add_extension(_authority_identifier(issuer), critical=False)
+            .add_extension(authority_identifier(issuer), critical=False)
         )
         if names := _alternative_names(spec):
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = builder.sign(issuer.key, keys.digest_for(issuer.key))
-    return b"".join(map(keys.certificate_pem, (signed, *ca.chain_of(issuer.path))))
+    return b"".join(map(keys.certificate_pem, (signed, *ca.chain_of(issuer.path), *issuer.vouchers)))
 
 
 def kept_key(spec: CertificateSpec) -> CertificateIssuerPrivateKeyTypes | None:
@@ -271,7 +274,8 @@ def _extended_key_usage(spec: CertificateSpec) -> ExtendedKeyUsage:
     return x509.ExtendedKeyUsage([oids[usage] for usage in spec.usages])
 
 
-def _authority_identifier(issuer: Issuer) -> AuthorityKeyIdentifier:
+def authority_identifier(issuer: Issuer) -> AuthorityKeyIdentifier:
+    """Return by what a certificate names the key that has signed it."""
     from cryptography import x509
 
     try:

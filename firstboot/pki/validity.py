@@ -164,6 +164,8 @@ def endings(
         if name in ends and ends[name] - now < AUTHORITY_NOTICE:
             file = f"{name}.crt"
             remedy = "Nothing replaces an authority by itself: docs/certificates.md says what can be done."
+            if name == "ca":
+                remedy = "Replace it while it is valid: `basalt certificates rotate-ca`."
             yield Failure(Code.AUTHORITY_ENDS, file, _ending(file, ends[name], now), remedy)
     for each in documents:
         for name, end in ends.items():

@@ -53,6 +53,18 @@ def render(status: Status) -> str:
             "When the newest of the node's own backups was taken, in seconds since 1970.",
             [({}, datetime.fromisoformat(status.backup).timestamp())] if status.backup else [],
         ),
+        _metric(
+            "ca_rotation_stage",
+            "1 for the stage of a rotation of the cluster's CA that is under way.",
+            [({"stage": status.rotation.stage}, 1)] if status.rotation else [],
+        ),
+        _metric(
+            "ca_rotation_nodes_behind",
+            "Number of nodes that are not through with that stage.",
+            [({}, len(status.rotation.behind))]
+            if status.rotation and status.rotation.behind is not None
+            else [],
+        ),
     )
     return "".join(line + "\n" for metric in metrics for line in metric)
 

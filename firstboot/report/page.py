@@ -101,6 +101,7 @@ def _facts(status: Status) -> str:
         ("Kubernetes", status.kubernetes or "unknown"),
         ("Document", status.document.origin or "none yet"),
         ("Cluster's settings", f"version {status.settings.version}" if status.settings else "none yet"),
+        *((("Cluster's CA", f"being replaced: stage {status.rotation.stage}"),) if status.rotation else ()),
         ("Document's digest", status.document.digest or "none yet"),
     )
     return _table("Node", ("Fact", "Value"), rows)

@@ -227,6 +227,7 @@ def _places(status: Status, view: View) -> Section:
                     if len(status.node.addresses) > 1
                     else "",
                     f"Cluster settings version {status.settings.version}" if status.settings else "",
+                    f"New CA: stage {status.rotation.stage}" if status.rotation else "",
                 ),
             )
         ),

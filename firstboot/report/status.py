@@ -140,6 +140,31 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Rotation:
+    """The rotation of the cluster's CA that the node follows, as long as it is not done.
+
+    stage:  trust or sign
+    since:  when that began (RFC 3339, UTC)
+    behind: names of nodes that are not through with it; None on a worker, and before anybody has looked
+    """
+
+    stage: str
+    since: str
+    behind: tuple[str, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in the document."""
+        behind = None if self.behind is None else list(self.behind)
+        return {"stage": self.stage, "since": self.since, "behind": behind}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make it from its JSON form."""
+        behind = data.get("behind")
+        return cls(data["stage"], data["since"], None if behind is None else tuple(behind))
+
+
+@dataclass(frozen=True)
 class Status:
     """The whole status document.
 
@@ -148,6 +173,7 @@ class Status:
     timings:      milestone: seconds since the kernel started
     certificates: name: end of validity (RFC 3339, UTC)
     backup:       when the newest of the node's own backups was taken (RFC 3339, UTC)
+    rotation:     of the cluster's CA; None where none is under way
     updated:      when the document last changed (RFC 3339, UTC)
     """
 
@@ -163,6 +189,7 @@ class Status:
     certificates: Mapping[str, str] = field(default_factory=dict)
     settings: Settings | None = None
     backup: str | None = None
+    rotation: Rotation | None = None
     updated: str = field(default_factory=lambda: now())
 
     @property
@@ -198,6 +225,7 @@ class Status:
             "certificates": dict(self.certificates),
             "settings": asdict(self.settings) if self.settings else None,
             "backup": self.backup,
+            "rotation": self.rotation.to_dict() if self.rotation else None,
             "updated": self.updated,
         }
 
@@ -226,6 +254,7 @@ class Status:
                 certificates=dict(data.get("certificates", {})),
                 settings=_settings(data.get("settings")),
                 backup=data.get("backup"),
+                rotation=Rotation.from_dict(data["rotation"]) if data.get("rotation") else None,
                 updated=data["updated"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -23,6 +23,9 @@ def service(node: Node) -> Service:
         unit="api-balancer",
         probe=Because("no control plane answers", HttpProbe(READYZ, Trust.CLUSTER)),
         files=(File(CONFIG, configuration(node.control_planes).encode(), 0o640, OWNER),),
+        # It starts anew once, when both CAs are in the file: that it goes on to know the old one does no harm, since
+        # its clients look for themselves, and they lose their connections for a moment.
+        environment={"BASALT_CA": node.rotation.id} if node.rotation else {},
     )
 
 

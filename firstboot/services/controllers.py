@@ -41,6 +41,8 @@ def controller_manager(node: Node) -> Service:
         unit="kube-controller-manager",
         probe=health("controller-manager", 10257),
         needs=("apiserver",),
+        # It gives pods the CA that it has read when it started.
+        environment=node.ca_mark,
         arguments={
             **loop_arguments(node, "controller-manager"),
             "cluster-name": cluster.name,
@@ -48,7 +50,7 @@ def controller_manager(node: Node) -> Service:
             "cluster-cidr": cluster.pod_cidr,
             "service-cluster-ip-range": cluster.service_cidr,
             # It does not start with a file of several certificates.
-            "cluster-signing-cert-file": f"{PKI}/ca-trusted.crt",
+            "cluster-signing-cert-file": f"{PKI}/ca-signing.crt",
             "cluster-signing-key-file": f"{PKI}/ca.key",
             "root-ca-file": f"{PKI}/ca.crt",
             "service-account-private-key-file": f"{PKI}/sa.key",

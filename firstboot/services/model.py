@@ -7,13 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from firstboot.cluster.followed import Followed
 from firstboot.config import Config
 from firstboot.files import File
 from firstboot.paths import ARGUMENTS
 from firstboot.probes import Probe
+
+if TYPE_CHECKING:
+    from firstboot.cluster.rotation import Rotation
 
 LISTS = ("enable-admission-plugins",)
 """Arguments to which the document adds: without NodeRestriction each kubelet could change all nodes."""
@@ -31,6 +34,7 @@ class Node:
     stated:         what its document says itself about the cluster's settings, by path
     followed:       the version of the cluster's settings that config is made with; None before there is one
     card:           the interface on which the cluster's virtual address belongs; None where there is none
+    rotation:       of the cluster's CA, in the stage that the node has written down; None where there has been none
     """
 
     config: Config
@@ -42,6 +46,12 @@ class Node:
     stated: Mapping[str, Any] = field(default_factory=dict)
     followed: Followed | None = None
     card: str | None = None
+    rotation: Rotation | None = None
+
+    @property
+    def ca_mark(self) -> Mapping[str, str]:
+        """Environment of services that read the cluster's CA only when they start: they start anew in each stage."""
+        return {"BASALT_CA": f"{self.rotation.id}-{self.rotation.stage}"} if self.rotation else {}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Certificates:
     ledger: Ledger = field(repr=False, compare=False)
     issue: pki.Issue | None = field(default=None, repr=False, compare=False)
     name: str = "certificates"
-    needs: tuple[str, ...] = ("hostname",)
+    needs: tuple[str, ...] = ("hostname", "authorities")
     lasts: ClassVar[bool] = True
 
     async def check(self, machine: Machine) -> Finding | None:

@@ -29,6 +29,8 @@ class Claim:
             return Finding(self.watch.external.prefix, "claim", "nothing is stored there yet")
         if reason is not None:
             return Finding(self.name, "wait", reason)
+        if await asyncio.to_thread(lambda: self.watch.outdated):
+            return Finding(self.watch.external.prefix, "claim", "it is claimed by the cluster's CA before")
         if not await asyncio.to_thread(lambda: self.watch.remembered):
             return Finding(str(self.watch.record), "write", "the datastore has this cluster's data")
         return None

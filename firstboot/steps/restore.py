@@ -68,6 +68,10 @@ class Restore:
             files.remove(spec.certificate)
         if decided.alone:
             self._part(decided.alone)
+        else:
+            # Which CA is on its way, and how far, the cluster of the backup tells.
+            files.remove(self.places.rotation)
+            files.remove(self.catalogue.certificate("agent").ca.beside)
         files.remove(self.places.decided)
         self.places.sweep()
 

@@ -15,14 +15,15 @@ from firstboot.cluster.versions import Version
 from firstboot.config import Config
 from firstboot.failure import BasaltError
 from firstboot.identity import Identity
-from firstboot.kube import Object, Trust
+from firstboot.kube import Object
 from firstboot.report.status import now
 from firstboot.services.model import Node
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.objects import Applied
+from firstboot.steps.telling import tell
 
 MANAGER = "basalt-settings"
-"""Whose field the annotation is: the agent's own would be taken from the node by it."""
+"""Whose field the annotation is."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,7 @@ class FollowSettings:
 
 @dataclass(frozen=True)
 class TellVersion:
-    """The Node object says which version its machine follows.
-
-    It is told with the kubelet's certificate, which may change this one Node and no other: nothing has to be allowed.
-    """
+    """The Node object says which version its machine follows."""
 
     node: str
     version: int
@@ -107,14 +105,9 @@ class TellVersion:
         return Finding(f"node/{self.node}", "annotate", f"follows version {self.version}")
 
     async def apply(self, machine: Machine) -> None:
-        """Tell it, to the Node that is there: one that was removed meanwhile is not made again."""
-        found = await machine.client.get(f"/api/v1/nodes/{self.node}")
-        if found is None:
-            return
-        told = self._object()
-        known = {**told, "metadata": {**told["metadata"], "uid": found["metadata"]["uid"]}}
-        await machine.client.apply(known, manager=MANAGER, trust=Trust.KUBELET)
-        self.applied.note(told)
+        """Tell it."""
+        if await tell(machine.client, self._object(), MANAGER):
+            self.applied.note(self._object())
 
     def _object(self) -> Object:
         annotations = {ANNOTATION: str(self.version)}

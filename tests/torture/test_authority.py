@@ -10,16 +10,19 @@ import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import Certificate
 
 from firstboot import paths, pki
 from firstboot.config import Config
 from firstboot.datastores import Endpoint
 from firstboot.pki import ca, keys, leaf, requests
 from firstboot.pki.catalogue import Catalogue, catalogue
+from firstboot.pki.leaf import CertificateSpec
 from firstboot.pki.verdict import Ledger
 from firstboot.services import apiserver, controllers
 from firstboot.services.model import Node, Service
@@ -44,6 +47,12 @@ class ControlPlane:
     certificates: Catalogue
     programs: Path
     port: int
+
+    def certify(self) -> None:
+        """Make keys, certificates and kubeconfigs as a pass of the agent does."""
+        pki.apply(self.certificates, Ledger())
+        for file in self.root.glob("*.kubeconfig"):
+            file.write_text(file.read_text().replace(":6443", f":{self.port}"))
 
     def ask(self, path: str, client: tuple[Path, Path], authorities: str) -> int:
         """Return the HTTP status of a request as a program with OpenSSL makes it; 0 without a connection."""
@@ -77,18 +86,46 @@ class ControlPlane:
     def here(self, text: str) -> str:
         return text.replace(str(paths.KUBERNETES), str(self.root))
 
+    def issue(self, spec: CertificateSpec) -> Certificate:
+        """Have a request signed as a user's is, through the API."""
+        request = requests.prepare([spec])[spec.name]
+        content = {
+            "apiVersion": "certificates.k8s.io/v1",
+            "kind": "CertificateSigningRequest",
+            "metadata": {"name": spec.name},
+            "spec": {
+                "request": b64encode(request.encode()).decode(),
+                "signerName": "kubernetes.io/kube-apiserver-client",
+                "usages": ["client auth"],
+            },
+        }
+        self.kubectl("admin.kubeconfig", "create", "-f-", stdin=json.dumps(content))
+        self.kubectl("admin.kubeconfig", "certificate", "approve", spec.name)
+        signed = ("get", "csr", spec.name, "-o", "jsonpath={.status.certificate}")
+        wait_until(
+            "the request is signed", lambda: bool(self.kubectl("admin.kubeconfig", *signed)), START_SECONDS
+        )
+        pem = self.kubectl("admin.kubeconfig", *signed)
+        self.kubectl("admin.kubeconfig", "delete", "csr", spec.name)
+        return keys.read_certificates(b64decode(pem))[0]
+
 
 @pytest.fixture
 def control_plane(programs: Programs, folder: Path) -> Iterator[ControlPlane]:
     """Return a control plane that was started with a document which brings its CA."""
     config = Config.from_dict({"role": "control-plane", "certificates": ISSUING.document})
+    with started(config, programs, folder) as made:
+        yield made
+
+
+@contextmanager
+def started(config: Config, programs: Programs, folder: Path) -> Iterator[ControlPlane]:
+    """Run API server and controller manager by a node's arguments."""
     node, root, port = Node(config, "node-1", "192.0.2.7"), folder / "kubernetes", free_port("127.0.0.1")
     described = catalogue(config, node.name, [node.ip], root).unowned()
-    pki.apply(described, Ledger())
-    for file in root.glob("*.kubeconfig"):
-        file.write_text(file.read_text().replace(":6443", f":{port}"))
     kubernetes = components.build(component("kubernetes")).folder / "tree/usr/bin"
     made = ControlPlane(root, described, kubernetes, port)
+    made.certify()
     authentication = apiserver.authentication()
     Path(made.here(str(authentication.path))).write_bytes(authentication.data)
     (folder / "etcd").mkdir()
@@ -111,7 +148,8 @@ def control_plane(programs: Programs, folder: Path) -> Iterator[ControlPlane]:
                 "the API server is ready",
                 lambda: (
                     server.poll() is not None
-                    or made.ask("/readyz", (admin.certificate, admin.key), ROOT.pem) == 200
+                    or made.ask("/readyz", (admin.certificate, admin.key), admin.ca.certificate.read_text())
+                    == 200
                 ),
                 START_SECONDS,
             )
@@ -142,32 +180,11 @@ def test_a_companys_authority_and_nobody_else_of_the_company(
 
 
 def test_pods_are_given_the_root_and_requests_are_signed(control_plane: ControlPlane) -> None:
-    def kubectl(*arguments: str, stdin: str = "") -> str:
-        return control_plane.kubectl("admin.kubeconfig", *arguments, stdin=stdin)
+    def kubectl(*arguments: str) -> str:
+        return control_plane.kubectl("admin.kubeconfig", *arguments)
 
     bundle = ("-n", "default", "configmap", "kube-root-ca.crt", "--ignore-not-found", "-o")
     wait_until("pods have the cluster's CA", lambda: bool(kubectl("get", *bundle, "name")), START_SECONDS)
     assert kubectl("get", *bundle, r"jsonpath={.data.ca\.crt}") == ISSUING.pem
-    spec = control_plane.certificates.certificate("scheduler")
-    request = requests.prepare([spec])["scheduler"]
-    kubectl(
-        "create",
-        "-f-",
-        stdin=json.dumps(
-            {
-                "apiVersion": "certificates.k8s.io/v1",
-                "kind": "CertificateSigningRequest",
-                "metadata": {"name": "somebody"},
-                "spec": {
-                    "request": b64encode(request.encode()).decode(),
-                    "signerName": "kubernetes.io/kube-apiserver-client",
-                    "usages": ["client auth"],
-                },
-            }
-        ),
-    )
-    kubectl("certificate", "approve", "somebody")
-    signed = ("csr", "somebody", "-o", "jsonpath={.status.certificate}")
-    wait_until("the request is signed", lambda: bool(kubectl("get", *signed)), START_SECONDS)
-    certificate = keys.read_certificates(b64decode(kubectl("get", *signed)))[0]
+    certificate = control_plane.issue(control_plane.certificates.certificate("scheduler"))
     assert ca.issued(certificate, ISSUING.path[0])

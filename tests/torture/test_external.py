@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from typing import cast
 import pytest
 
 from firstboot import files, pki
+from firstboot.cluster.rotation import Stage
+from firstboot.cluster.rotator import prepared
 from firstboot.codes import Code
 from firstboot.config import Config, External
 from firstboot.datastores import claim, external
@@ -21,6 +24,7 @@ from firstboot.datastores.external import ExternalEtcd, Login
 from firstboot.datastores.watch import Watch
 from firstboot.failure import Refused
 from firstboot.kube import Client
+from firstboot.pki import overlap
 from firstboot.pki.catalogue import catalogue
 from firstboot.pki.verdict import Ledger
 from firstboot.reconcile import Pass, converge
@@ -149,6 +153,30 @@ def test_the_first_control_plane_claims_an_empty_prefix_and_finds_it_again(
     assert codes == [Code.DATASTORE_FOREIGN] and "another cluster, called production" in str(reason)
     apart = etcd.watch(replace(etcd.external(), prefix="/apart"), "stranger")
     assert looked(apart)[1] == [] and apart.claimable
+
+
+def test_the_prefix_is_claimed_anew_when_the_clusters_ca_is_replaced(place: Callable[[int], Place]) -> None:
+    etcd = place(1)
+    section = etcd.external()
+    before = etcd.watch(section)
+    looked(before)
+    passed(Claim(before, needs=()))
+    shutil.copytree(before.authority.parent.parent, etcd.folder / "cp-2")
+    described = catalogue(
+        Config.from_dict({"role": "control-plane"}), "cp-1", [HOST], before.authority.parent.parent
+    )
+    authority = described.unowned().authority("ca")
+    key, rotation = prepared(authority, "root", None)
+    files.write(authority.key_to_come(rotation.id), key)
+    for stage, claims in ((Stage.TRUST, False), (Stage.SIGN, True), (Stage.DONE, False)):
+        overlap.apply(authority, rotation.at(stage).overlap, signer=True)
+        watch = replace(etcd.watch(section), succeeds=stage is Stage.SIGN)
+        assert looked(watch) == (None, []), stage
+        found = passed(Claim(watch, needs=())).findings
+        assert [finding.action for _, finding in found] == ["claim"] * claims
+        assert passed(Claim(watch, needs=())).settled
+    left = etcd.watch(section, "cp-2", founds=False)
+    assert looked(left)[1] == [Code.DATASTORE_FOREIGN], "one that knows the old CA only"
 
 
 def test_a_prefix_with_other_data_is_not_claimed(place: Callable[[int], Place]) -> None:

@@ -21,17 +21,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from firstboot import kube
 from firstboot.api.node import JoinToken, NotYet, PlannedStep
 from firstboot.api.server import ApiServer
 from firstboot.backup.custodian import Custodian
 from firstboot.client import Client, Endpoint, UnixConnection
 from firstboot.cluster.removal import Progress, Stage
+from firstboot.cluster.rotator import Rotator
 from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
 from firstboot.pki.validity import Validity
-from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
+from firstboot.report.status import Document, Image, Node, Part, Phase, Rotation, Settings, State, Status
 
 READY = Status(
     phase=Phase.READY,
@@ -55,6 +57,7 @@ READY = Status(
     certificates={"apiserver": "2027-11-23T09:00:00Z"},
     settings=Settings(3, "2026-11-23T08:30:00Z"),
     backup="2026-11-23T08:00:00Z",
+    rotation=Rotation("trust", "2026-11-23T08:15:00Z", ("w-1",)),
     updated="2026-11-23T09:00:00Z",
 )
 
@@ -93,6 +96,13 @@ CERTIFICATES = (
 )
 
 
+class Unused(kube.Client):
+    """A cluster without an object."""
+
+    async def get(self, path: str) -> None:
+        return None
+
+
 @dataclass
 class MadeUpNode:
     """What the API asks, with answers that a test can set."""
@@ -104,6 +114,13 @@ class MadeUpNode:
     asked: list[str | None] = field(default_factory=list)
     keeper: Custodian | None = None
     steward: Steward | None = None
+    rotating: Rotator | None = None
+
+    @property
+    def rotator(self) -> Rotator:
+        if self.rotating is None:
+            return Rotator(Unused(), NotImplemented, lambda: None, lambda: None, lambda: None)
+        return self.rotating
 
     @property
     def settings(self) -> Steward:

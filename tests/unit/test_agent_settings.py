@@ -16,6 +16,7 @@ from firstboot.api.node import NotYet
 from firstboot.backup.places import Places
 from firstboot.cluster.followed import Followed
 from firstboot.cluster.leaving import Leaver
+from firstboot.cluster.rotation import Rotation, Stage
 from firstboot.config import Config
 from firstboot.facts import Facts
 from firstboot.intake import Intake, Taken
@@ -99,6 +100,31 @@ def test_what_a_node_follows_is_in_its_status_and_on_its_node(tmp_path: Path) ->
     assert shown.settings == status.Settings(1, FIRST.time)
     unfollowed = replace(made.course.node, followed=None)
     assert agents._followed(unfollowed) is None
+
+
+def test_a_rotation_of_the_ca_is_in_the_status_of_who_follows_it(tmp_path: Path) -> None:
+    made = agent(tmp_path, node(), Api(FIRST))
+    assert made.course is not None
+    taken = Taken(Facts("node-1"), node=made.course.node, addresses=("192.0.2.7",))
+    quiet = made._running(taken, made.course, Pass((), {}, ()), healthy(made.course))
+    assert quiet.rotation is None
+    begun = "2026-11-23T09:00:00Z"
+    rotation = Rotation("0123456789", Stage.TRUST, begun, begun, "root", "", "", "", True)
+    made.course.node = replace(made.course.node, rotation=rotation)
+    made.memory.behind.of, made.memory.behind.names = rotation, ("w-1",)
+    shown = made._running(taken, made.course, Pass((), {}, ()), healthy(made.course))
+    assert shown.rotation == status.Rotation("trust", begun, ("w-1",))
+    assert [failure.code for failure in shown.failures] == ["rotation-behind"], "it takes long"
+    assert shown.phase.ready, "everything works"
+
+
+def test_only_a_control_plane_that_is_ready_replaces_the_ca(tmp_path: Path) -> None:
+    worker = agent(tmp_path, node("worker"), Api(FIRST))
+    with pytest.raises(NotYet, match="a worker replaces no CA"):
+        asyncio.run(worker.rotator.cancel())
+    made = agent(tmp_path, node(), Api(FIRST))
+    with pytest.raises(NotYet, match="not ready yet"):
+        asyncio.run(made.rotator.cancel())
 
 
 def healthy(course: Course) -> dict[str, status.Part]:

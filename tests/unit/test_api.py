@@ -91,7 +91,10 @@ def test_plan(served: Served) -> None:
 
 def test_certificates(served: Served) -> None:
     code, body = served.ask("GET", "/v1/certificates")
-    assert (code, body) == (200, {"certificates": [each.to_dict() for each in CERTIFICATES]})
+    assert (code, body) == (
+        200,
+        {"certificates": [each.to_dict() for each in CERTIFICATES], "rotation": None},
+    )
     assert_described("/v1/certificates", "get", code, body)
 
 

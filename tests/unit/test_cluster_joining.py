@@ -52,7 +52,9 @@ class Objects(Client):
         base, _, query = path.partition("?labelSelector=")
         if base.endswith(("/nodes", "/secrets", "/configmaps")):
             inside = [each for at, each in self.objects.items() if at.startswith(f"{base}/")]
-            return {"items": [each for each in inside if not query or query in each["metadata"]["labels"]]}
+            return {
+                "items": [each for each in inside if not query or query in each["metadata"].get("labels", {})]
+            }
         return self.objects.get(base)
 
     async def send(self, method: str, path: str, obj: Any = None) -> Any:

@@ -10,25 +10,30 @@ import socket
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from firstboot import files
 from firstboot.codes import Code
 from firstboot.config import External
-from firstboot.datastores import external
+from firstboot.datastores import claim, external
 from firstboot.datastores.endpoints import Answer, ask
 from firstboot.datastores.external import Login, complaint
 from firstboot.datastores.watch import LATER, SOON, Watch
 from firstboot.kube import Client
+from firstboot.pki import ca
 from firstboot.pki.ca import Authority
 from firstboot.pki.leaf import Usage
+from firstboot.steps.claim import Claim
+from firstboot.steps.model import Machine
 
 from .support_external import authority, pair, section
 
@@ -240,6 +245,48 @@ def test_whose_the_data_is_is_asked_for_when_something_has_changed(
         clock.now += LATER
         assert "permission denied" in str(asyncio.run(eye(Client())))
         assert [failure.code for failure in eye.failures] == [Code.DATASTORE_REFUSES] and not eye.claimable
+
+
+CLAIMED = """#!/bin/sh
+echo "$@" >> {folder}/asked
+case "$*" in *txn*) cat >> {folder}/asked; echo '{{"succeeded":true}}'; exit;; esac
+echo '{{"header":{{"cluster_id":1}},"kvs":[{{"key":"eA==","value":"{owner}"}}]}}'
+"""
+
+
+def test_the_prefix_is_claimed_anew_when_another_ca_has_the_clusters_place(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Authority("old", "old", tmp_path / "old.crt", tmp_path / "old.key", owner=None)
+    now = replace(before, certificate=tmp_path / "ca.crt", key=tmp_path / "ca.key")
+    for each in (before, now):
+        ca.apply(each)
+    owner = b64encode(f"{claim.fingerprint(before.certificate)} production".encode()).decode()
+    (tmp_path / "etcdctl").write_text(CLAIMED.format(folder=tmp_path, owner=owner))
+    (tmp_path / "etcdctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    machine = Machine(cast(Any, None), Client(), {})
+    with serving(place, Etcd()) as etcd:
+
+        def look(*, succeeds: bool) -> Claim:
+            eye = replace(watch(place, etcd, Clock(), tmp_path), authority=now.certificate, succeeds=succeeds)
+            return Claim(eye)
+
+        foreign = look(succeeds=True)
+        asyncio.run(foreign.check(machine))
+        assert [failure.code for failure in foreign.watch.failures] == [Code.DATASTORE_FOREIGN]
+        (tmp_path / "ca-beside.crt").write_bytes(before.certificate.read_bytes())
+        signs = look(succeeds=False)
+        asyncio.run(signs.apply(machine))
+        assert asyncio.run(signs.check(machine)) is None, "as long as the old one may still sign it stays"
+        step = look(succeeds=True)
+        finding = asyncio.run(step.check(machine))
+        assert finding is not None and finding.action == "claim"
+        asyncio.run(step.apply(machine))
+        asked = (tmp_path / "asked").read_text()
+        assert f'create("/registry/{claim.NAME}") > "0"' in asked
+        assert f'"{claim.fingerprint(now.certificate)} basalt"' in asked
+        assert asyncio.run(step.check(machine)) is None
 
 
 @pytest.mark.parametrize(

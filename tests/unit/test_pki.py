@@ -71,7 +71,7 @@ def test_everything_is_made_and_then_left_alone(tmp_path: Path) -> None:
     wanted, ledger = described(root), Ledger()
     findings = pki.check(wanted, ledger, NOW)
     names = certificate_names(wanted) | {"sa"}
-    names |= {entry.path.name for entry in wanted.kubeconfigs} | {"ca-trusted.crt"}
+    names |= {entry.path.name for entry in wanted.kubeconfigs} | {"ca-trusted.crt", "ca-signing.crt"}
     assert {finding.name for finding in findings} == names
     assert not root.exists(), "a check makes nothing"
     assert set(pki.apply(wanted, ledger, NOW)) == names

@@ -90,11 +90,13 @@ def test_a_recovered_node_goes_on_alone_with_its_data_under_another_authority(su
     decided = Decided.load(survivor.places.decided)
     assert decided and (decided.alone, decided.revision) == ("192.0.2.7", REVISION)
     assert "PRIVATE" not in repr(decided)
+    survivor.places.rotation.write_text("{}")
     finish(survivor)
     assert (survivor.store.folder / "data").read_bytes() == DATA
     membership = Membership.load(survivor.places.membership)
     assert membership and (membership.control_planes, membership.peers) == (("192.0.2.7",), ())
-    assert [path.name for path in survivor.places.state.iterdir()] == ["membership.json"]
+    left = sorted(path.name for path in survivor.places.state.iterdir())
+    assert left == ["ca-rotation.json", "membership.json"], "the cluster goes on replacing its CA"
     after = [path.read_bytes() for each in kept for path in each.paths]
     assert after == before, "workers and people trust what they trusted"
     new = survivor.catalogue.authority(CA).certificate.read_bytes()

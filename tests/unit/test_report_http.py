@@ -267,6 +267,8 @@ def test_metrics_have_the_form_prometheus_reads(status: Status) -> None:
         'basalt_feature_state{feature="dns",state="off"} 1',
         "basalt_failures 1",
         "basalt_settings_version 3",
+        'basalt_ca_rotation_stage{stage="trust"} 1',
+        "basalt_ca_rotation_nodes_behind 1",
         'basalt_milestone_seconds{milestone="ready"} 41.25',
         'basalt_certificate_expiry_timestamp_seconds{certificate="apiserver"} 1826960400',
     ],

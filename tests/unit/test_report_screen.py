@@ -41,7 +41,7 @@ def test_a_ready_node_at_a_glance() -> None:
         " Everything the document asks for works.",
         "",
         " Status http://192.0.2.7:9180/ | API https://192.0.2.7:6400",
-        " Also at 2001:db8::7 | Cluster settings version 3",
+        " Also at 2001:db8::7 | Cluster settings version 3 | New CA: stage trust",
         " Kubernetes v1.37.2, document from cloud-init, up 5 min",
         "",
         " Components",

@@ -17,7 +17,7 @@ from firstboot.intake import Taken
 from firstboot.reconcile import Pass
 from firstboot.report.status import Phase
 
-from .test_agent_settings import healthy, agent, node
+from .test_agent_settings import agent, healthy, node
 from .test_cluster_settings import FIRST, Api
 
 BLOCK = 4096
