@@ -30,6 +30,7 @@ from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
+from firstboot.moving.mover import Mover
 from firstboot.pki.validity import Validity
 from firstboot.report.status import Document, Image, Node, Part, Phase, Settings, State, Status
 
@@ -104,6 +105,13 @@ class MadeUpNode:
     asked: list[str | None] = field(default_factory=list)
     keeper: Custodian | None = None
     steward: Steward | None = None
+    moves: Mover | None = None
+
+    @property
+    def mover(self) -> Mover:
+        if self.moves is None:
+            raise NotYet("a worker has no datastore", "Ask a control plane.")
+        return self.moves
 
     @property
     def settings(self) -> Steward:
