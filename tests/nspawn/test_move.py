@@ -14,7 +14,6 @@ from .container import Container
 from .test_cluster import notes
 
 OTHER = {"dqlite": "etcd", "etcd": "dqlite"}
-UNITS = {"dqlite": "k8s-dqlite", "etcd": "etcd"}
 
 
 def test_one_control_plane_there_and_back(bare: Cluster) -> None:
@@ -38,7 +37,11 @@ def test_three_control_planes_there_and_back(cluster: Cluster) -> None:
         moves(cluster, node)
         for each in cluster.control_planes:
             each.wait_until("its API writes", partial(notes, each), GOES_ON_SECONDS)
-    assert uids(cluster.nodes[WORKER]).items() >= before.items(), "the same objects"
+    assert uids(cluster.nodes[CONTROL_PLANES[0]]).items() >= before.items(), "the same objects"
+    worker = cluster.nodes[WORKER].status()
+    assert worker is not None and worker.settings is not None and worker.settings.version >= 3, (
+        "it has followed"
+    )
 
 
 def test_who_moves_it_is_killed(cluster: Cluster) -> None:
