@@ -150,6 +150,7 @@ class Code(StrEnum):
         "move-refused",
         "The datastore cannot be moved as the cluster stands; nothing was changed.",
     )
+    MOVE_FAILED = "move-failed", "The datastore that was moved did not start, and is what it was."
     DATASTORE_MOVES = (
         "datastore-moves",
         "The datastore is being moved to the other kind; it goes on by itself.",

@@ -19,7 +19,7 @@ from firstboot import files, paths
 from firstboot.config import DatastoreType
 from firstboot.datastores import dqlite, etcd
 from firstboot.failure import BasaltError
-from firstboot.moving.records import MOVED, MOVING
+from firstboot.moving.records import FAILED, MOVED, MOVING
 from firstboot.record import Record
 
 
@@ -97,6 +97,11 @@ class Places:
     def moved(self) -> Path:
         """The record of what the datastore is since it was moved."""
         return self.state / MOVED
+
+    @property
+    def move_failed(self) -> Path:
+        """The record that the new datastore of a move did not start."""
+        return self.state / FAILED
 
     @property
     def kept(self) -> Path:

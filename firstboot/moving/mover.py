@@ -108,6 +108,7 @@ class Mover:
     patience: float = PATIENCE
     clock: Callable[[], float] = time.monotonic
     _move: str = field(default="", init=False)
+    _admitting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _work: asyncio.Task[Forecast] | None = field(default=None, init=False)
 
     @property
@@ -148,13 +149,20 @@ class Mover:
             return Outcome(GOES_ON)
         if moved is None or moved.move != asked.move:
             return Outcome(OVER)
-        machine = await records.find_machine(self.client, asked.name) if self.serves() else None
+        async with self._admitting:
+            return await self._admitted(asked.name)
+
+    async def _admitted(self, name: str) -> Outcome:
+        """Give another control plane its way into the new datastore, if it is its turn. Raises BasaltError."""
+        moved = Moved.load(self.places.moved)
+        machine = await records.find_machine(self.client, name) if self.serves() else None
         known = await versions.read(self.client) if machine is not None else None
         # Who has joined follows what the cluster says, so that has to be right first.
-        if machine is None or known is None or known.newest.settings["datastore"].get("type") != moved.type:
+        named = known.newest.settings["datastore"].get("type") if known is not None else None
+        if moved is None or machine is None or named != moved.type:
             return Outcome(GOES_ON)
         if machine.role != Role.CONTROL_PLANE:
-            raise BasaltError(f"{asked.name[:63]} is no control plane of this cluster")
+            raise BasaltError(f"{name[:63]} is no control plane of this cluster")
         if reason := await self.partners().ready_for(machine):
             log.info("%s waits for its way into the datastore: %s", machine.name, reason)
             return Outcome(GOES_ON)
@@ -164,9 +172,12 @@ class Mover:
         return Outcome(DONE, peers, await asyncio.to_thread(self._authority, moved.type))
 
     async def forget(self) -> None:
-        """Remove the data of the datastore that was there before. Raises Refused where none is kept."""
+        """Remove the data of the datastore that was there before, and that a move has failed. Raises Refused."""
         async with self.custodian.undisturbed():
             moved = Moved.load(self.places.moved)
+            failed = await asyncio.to_thread(files.remove, self.places.move_failed)
+            if failed and (moved is None or not moved.kept):
+                return
             if moved is None or not moved.kept:
                 found = "no data of a datastore that was moved is on this node"
                 raise Refused([Failure(Code.NOT_POSSIBLE, "datastore", found, "Nothing need be done.")])
@@ -187,6 +198,7 @@ class Mover:
             others = await self._require(source, to)
             began, size = self.clock(), (await source.store.status()).size
             require_room(self.places.state, COPIES * size)
+            files.remove(self.places.move_failed)
             rest = Rest(secrets.token_hex(8), to.value, source.node.ip, now(), dry=False)
             log.warning("the datastore is being moved from %s to %s", _kind(source), to)
             self._move = rest.move

@@ -19,7 +19,7 @@ from firstboot.failure import Failure
 from firstboot.pki.ca import Authority
 from firstboot.record import Record
 
-MOVING, MOVED = "moving.json", "datastore.json"
+MOVING, MOVED, FAILED = "moving.json", "datastore.json", "move-failed.json"
 """Names of the records, beside that of membership."""
 
 
@@ -35,7 +35,7 @@ class Moving(Record):
     pki:    authority of the new datastore, file name -> PEM; empty while nothing is decided
     peers:  members of the new datastore that this one joins, see Membership
     placed: whether authority and data are where the new datastore looks for them
-    failed: whether the new datastore did not start, and the old one has its place again
+    failed: why the new datastore did not start, and the old one has its place again; empty otherwise
     """
 
     move: str
@@ -46,7 +46,7 @@ class Moving(Record):
     pki: dict[str, str] = field(default_factory=dict, repr=False)
     peers: tuple[str, ...] = ()
     placed: bool = False
-    failed: bool = False
+    failed: str = ""
 
     REMEDY: ClassVar[str] = (
         "Ask the control plane that makes the move (`basalt status` there). If its datastore has become the other "
@@ -89,6 +89,25 @@ class Moved(Record):
         return cls(**{**data, "type": DatastoreType(data["type"]), "awaited": tuple(data["awaited"])})
 
 
+@dataclass(frozen=True)
+class Failed(Record):
+    """A move that was taken back; to: the new datastore, when: it was given up (RFC 3339, UTC), why: one line."""
+
+    to: str
+    when: str
+    why: str
+
+    REMEDY: ClassVar[str] = "Remove the file: it is for people only."
+
+    @property
+    def failure(self) -> Failure:
+        """What the status says about it."""
+        unit = {"dqlite": "k8s-dqlite"}.get(self.to, self.to)
+        remedy = f"`basalt logs {unit}` may say why. Try again, or take note of it: `basalt datastore move --forget`."
+        found = f"the move to {self.to} was taken back at {self.when}: {self.why}"
+        return Failure(Code.MOVE_FAILED, "datastore", found, remedy)
+
+
 def stored_in(state: Path) -> DatastoreType | None:
     """Return what the node's datastore is by its records, None where it is what the settings say.
 
@@ -102,7 +121,7 @@ def stored_in(state: Path) -> DatastoreType | None:
 
 
 def failures(state: Path) -> Iterator[Failure]:
-    """Yield what is to be told about a move that goes on; state: as above."""
+    """Yield what is to be told about a move that goes on, or has failed; state: as above."""
     moving, moved = Moving.load(state / MOVING), Moved.load(state / MOVED)
     if moving is not None:
         remedy = "Nothing: it goes on by itself."
@@ -114,7 +133,9 @@ def failures(state: Path) -> Iterator[Failure]:
         yield Failure(
             Code.DATASTORE_MOVES, "datastore", f"{moving.host} moves the datastore to {moving.to}", remedy
         )
-    elif moved is not None and moved.awaited:
+    if (failed := Failed.load(state / FAILED)) is not None:
+        yield failed.failure
+    if moving is None and moved is not None and moved.awaited:
         found = f"{', '.join(moved.awaited)} has not joined the datastore that was moved to {moved.type}"
         yield Failure(
             Code.DATASTORE_MOVES, "datastore", found, "Nothing: it goes on by itself when it is up."

@@ -17,7 +17,7 @@ from firstboot.backup.places import Places, built, exchange, remove_tree, replac
 from firstboot.cluster.membership import Membership
 from firstboot.config import DatastoreType
 from firstboot.failure import BasaltError
-from firstboot.moving.records import Moved, Moving, authority_files
+from firstboot.moving.records import Failed, Moved, Moving, authority_files
 from firstboot.pki.catalogue import Catalogue
 from firstboot.probes import Probe
 from firstboot.report.status import now
@@ -73,10 +73,7 @@ class Place:
         folder = self.places.folder(record.to)
         lost = record.founds and not (built(folder).exists() or replaced(folder).exists())
         if record.failed or lost:
-            log.error("the datastore is what it was: the new one %s", "is lost" if lost else "did not start")
-            remove_tree(folder)
-            files.remove(self.places.moving)
-            self.places.sweep()
+            self._take_back(record.to, record.failed or f"{built(folder)} is lost")
             return
         if record.founds:
             exchange(folder)
@@ -89,6 +86,13 @@ class Place:
         if (membership := Membership.load(self.places.membership)) is not None:
             replace(membership, peers=record.peers).save(self.places.membership)
         replace(record, placed=True).save(self.places.moving)
+
+    def _take_back(self, to: DatastoreType, why: str) -> None:
+        log.error("the datastore is what it was: %s", why)
+        Failed(to.value, now(), why).save(self.places.move_failed)
+        remove_tree(self.places.folder(to))
+        files.remove(self.places.moving)
+        self.places.sweep()
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,17 @@ class GoBack:
         if record is None or not record.founds or self.age < TRIAL_SECONDS or self._answered(record):
             return None
         reason = await machine.ask(self.probe)
-        return Finding("datastore", "go-back", f"{record.to} does not start: {reason}") if reason else None
+        return Finding("datastore", "go-back", self._why(record, reason)) if reason else None
 
     async def apply(self, machine: Machine) -> None:
         """Write down that the move has failed; the next pass ends it."""
-        record = Moving.load(self.places.moving)
-        if record is not None:
-            replace(record, placed=False, failed=True, pki={}).save(self.places.moving)
+        record, reason = Moving.load(self.places.moving), await machine.ask(self.probe)
+        if record is not None and reason is not None:
+            failed = replace(record, placed=False, failed=self._why(record, reason), pki={})
+            failed.save(self.places.moving)
+
+    def _why(self, record: Moving, reason: str) -> str:
+        return f"{record.to} does not start: {reason}"
 
     def _answered(self, record: Moving) -> bool:
         moved = Moved.load(self.places.moved)

@@ -311,10 +311,14 @@ def test_a_new_datastore_that_does_not_start_is_taken_away_again(
 
     asyncio.run(go())
     assert fleet.first.kind is DQLITE
+    [told] = failures(fleet.first.places.state)
+    assert told.code == "move-failed" and "etcd does not start: no room" in told.found
     left = {name for name, data in fleet.contents().items() if three.contents().get(name) != data}
     assert left <= {f"{HOSTS[0]}/kubernetes/pki/etcd/ca.{end}" for end in ("key", "crt")} | {
-        f"{HOSTS[0]}/basalt/membership.json"
+        f"{HOSTS[0]}/basalt/{name}.json" for name in ("membership", "move-failed")
     }
+    asyncio.run(fleet.first.mover.forget())
+    assert not list(failures(fleet.first.places.state))
 
 
 def test_a_new_datastore_that_has_answered_once_is_never_taken_away(three: Fleet, tmp_path: Path) -> None:
