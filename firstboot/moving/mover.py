@@ -38,7 +38,9 @@ from firstboot.moving.course import WRITERS
 from firstboot.moving.messages import DONE, GOES_ON, OVER, REST, RESTS, Outcome, Question, Rest, Resting
 from firstboot.moving.records import Moved, Moving
 from firstboot.pki import ca
+from firstboot.pki.ca import Authority
 from firstboot.pki.catalogue import Catalogue
+from firstboot.pki.leaf import CertificateSpec
 from firstboot.report.status import now
 from firstboot.steps.moving import Describe
 
@@ -287,9 +289,7 @@ class Mover:
             return Resting.from_dict(await asyncio.to_thread(self.ask, source.certificates, host, REST, rest))
         except DocumentError as error:
             first = error.failures[0]
-            raise Refused(
-                [Failure(Code(first.code), first.path, f"{host}: {first.found}", first.remedy)]
-            ) from None
+            raise Refused([Failure(first.code, first.path, f"{host}: {first.found}", first.remedy)]) from None
         except BasaltError as error:
             found, remedy = (
                 f"{host} cannot be asked to take part: {error}",
@@ -322,13 +322,14 @@ class Mover:
         return {"key": key.decode(), "certificate": certificate.decode()}
 
     def _forget(self, moved: Moved) -> None:
-        before, present = (self.describe(each) for each in (DatastoreType(moved.kept), moved.type))
+        before, present = self.describe(DatastoreType(moved.kept)), self.describe(moved.type)
         remove_tree(sealed(self.places.folder(DatastoreType(moved.kept))))
-        names = {each.name for each in (*present.authorities, *present.certificates)}
-        for each in (*before.authorities, *before.certificates):
-            if each.name not in names:
-                files.remove(each.certificate)
-                files.remove(each.key)
+        names = {each.name for each in present.authorities} | {each.name for each in present.certificates}
+        pairs: tuple[Authority | CertificateSpec, ...] = (*before.authorities, *before.certificates)
+        for pair in pairs:
+            if pair.name not in names:
+                files.remove(pair.certificate)
+                files.remove(pair.key)
         replace(moved, kept="").save(self.places.moved)
 
     def _told(

@@ -77,7 +77,7 @@ def moves(cluster: Cluster, node: Container) -> None:
     cluster.verify()
     for each in cluster.nodes.values():
         status = each.status()
-        assert status is not None and status.failures == (), (each.name, status.failures)
+        assert status is not None and status.failures == (), (each.name, status)
     forget(cluster)
     with cluster.writing(*cluster.control_planes):
         pass

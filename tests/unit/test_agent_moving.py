@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from firstboot.api import nodes
+from firstboot.api import errors, nodes
 from firstboot.api.access import Tls
 from firstboot.api.server import TlsDoor
 from firstboot.backup.places import Places
@@ -90,7 +91,7 @@ def over_tls(plane: Plane, ask: Callable[[str], object]) -> object:
     """Serve the plane's door for nodes, and ask at its address with its own agent's certificate."""
 
     async def go() -> object:
-        app = nodes.web.Application(middlewares=[nodes.errors.middleware])
+        app = web.Application(middlewares=[errors.middleware])
         nodes.add_moves(app, plane.mover, plane.partaker)
         described = plane.describe(plane.kind)
         own, authority = described.certificate("basalt-api"), described.authority("ca").trusted.read_text()
