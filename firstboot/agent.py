@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -26,12 +27,13 @@ from firstboot.cluster.fence import Fence, LeftBehind
 from firstboot.cluster.joiner import Joiner
 from firstboot.cluster.leaving import Leaver
 from firstboot.codes import Code
-from firstboot.config import Role
+from firstboot.config import Datastore, DatastoreType, Role
 from firstboot.doors import Doors
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.intake import Intake, Taken
 from firstboot.kube import Client
 from firstboot.milestones import Milestones
+from firstboot.moving.records import Moving, failures
 from firstboot.observe import Observer
 from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.pki.verdict import Ledger
@@ -59,13 +61,18 @@ from firstboot.systemd import Systemd, Unit
 from firstboot.values import bracketed
 
 if TYPE_CHECKING:
+    from aiohttp.web import Application
+
     from firstboot.backup.custodian import Custodian
     from firstboot.backup.making import Source
     from firstboot.backup.routine import Routine
     from firstboot.cluster.admission import Admission
+    from firstboot.cluster.partners import Partners
     from firstboot.cluster.removal import Progress
     from firstboot.cluster.rotator import Rotator
     from firstboot.cluster.steward import Steward
+    from firstboot.moving.mover import Mover
+    from firstboot.moving.partaker import Partaker
     from firstboot.pki.validity import Validity
 
 log = logging.getLogger(__name__)
@@ -93,6 +100,9 @@ SETTINGS = "settings"
 ROTATION = "ca-rotation"
 """The step that follows the rotation of the cluster's CA."""
 
+ENDINGS = frozenset({SETTINGS, ROTATION, "move", "move-back", "moved"})
+"""Steps after which the node is another one."""
+
 KUBERNETES_VERSION = paths.SHARE / "kubernetes-version"
 
 
@@ -116,14 +126,16 @@ class Course:
 
 @dataclass
 class Rest:
-    """That the datastore, a unit, has to be stopped for a while; begun: it is."""
+    """That units, the datastore or what uses it, have to be stopped for a while; begun: they are, busy: those not."""
 
-    unit: str
+    units: tuple[str, ...]
+    busy: tuple[str, ...] = ()
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     def look(self, units: Mapping[str, Unit]) -> None:
         """Note whether it has begun."""
-        if self.unit in units and units[self.unit].active in RESTING:
+        self.busy = tuple(each for each in self.units if units[each].active not in RESTING)
+        if not self.busy:
             self.begun.set()
 
 
@@ -145,6 +157,7 @@ class Agent:
     was_ready: bool = False
     places: Places = field(default_factory=Places)
     rest: Rest | None = None
+    tried: float | None = None
     behind: LeftBehind | None = None
     shortage: Callable[[], Failure | None] = space.shortage
     waits: tuple[Step, ...] = ()
@@ -157,7 +170,7 @@ class Agent:
     async def plan(self) -> Sequence[PlannedStep]:
         """Return what the next pass would do, without doing it."""
         course = self._course()
-        steps = self._steps(course)
+        steps = self._steps(course, Moving.load(self.places.moving))
         result = await converge(steps, await self._machine(Verdicts()), dry=True)
         found = {step.name: finding for step, finding in result.findings}
         return [_planned(step, found, result) for step in steps]
@@ -184,23 +197,68 @@ class Agent:
     def admission(self) -> Admission:
         """The gate for machines that want to join; asked on control planes only."""
         from firstboot.cluster.admission import Admission
-        from firstboot.cluster.partners import partners
+        from firstboot.cluster.partners import Present
 
-        datastore = partners(self._course().node.config.datastore.type)
         return Admission(
             self.client,
             node=lambda: self._course().node,
             addresses=lambda: self.current.node.addresses,
             certificates=lambda: self._course().certificates,
-            datastore=datastore(
-                self.client,
-                self.intake.membership,
-                lambda: self._course().node,
-                self._serves,
-            ),
+            datastore=Present(self._partners),
             serves=self._serves,
             kubernetes=_kubernetes_version,
         )
+
+    def _partners(self) -> Partners:
+        """How the datastore of now takes in another control plane."""
+        from firstboot.cluster.partners import partners
+
+        kind = partners(self._course().node.config.datastore.type)
+        node = self._course().node
+        return kind(
+            self.client, self.intake.membership, lambda: node, self._serves, lambda: self.mover.outside
+        )
+
+    @cached_property
+    def mover(self) -> Mover:
+        """Who moves the datastore of the cluster; has an answer on control planes only."""
+        from firstboot.cluster.joining import ask
+        from firstboot.cluster.voters import voters
+        from firstboot.datastores.store import store
+        from firstboot.moving.mover import Mover
+
+        return Mover(
+            self.datastore,
+            self.client,
+            serves=lambda: self.current.phase.ready and self._serves(),
+            stores=lambda kind: store(Datastore(kind), self.client),
+            voters=lambda kind: voters(kind, self.client),
+            partners=self._partners,
+            describe=self._described,
+            ask=ask,
+        )
+
+    @cached_property
+    def partaker(self) -> Partaker:
+        """The control plane's part in a move that another one makes."""
+        from firstboot.cluster.joining import ask
+        from firstboot.moving.partaker import Partaker
+
+        return Partaker(self.datastore, self.wake.set, ask)
+
+    def for_nodes(self) -> Application:
+        """Return what other nodes can ask of this control plane."""
+        from firstboot.api import nodes
+
+        app = nodes.application(self.admission)
+        nodes.add_moves(app, self.mover, self.partaker)
+        return app
+
+    def _described(self, datastore: DatastoreType) -> Catalogue:
+        """Return the keys and certificates of the node with a datastore."""
+        node = self._course().node
+        config = replace(node.config, datastore=replace(node.config.datastore, type=datastore))
+        return catalogue(config, node.name, self.current.node.addresses or [node.ip])
 
     @cached_property
     def datastore(self) -> Custodian:
@@ -217,18 +275,23 @@ class Agent:
         return Fence(self.places.left_behind)
 
     @asynccontextmanager
-    async def _rest(self) -> AsyncIterator[None]:
-        """Have the datastore stopped until the end; nothing else is done meanwhile. Raises BasaltError."""
-        self.rest = rest = Rest(self._source().store.unit)
+    async def _rest(self, *units: str) -> AsyncIterator[None]:
+        """Have units stopped until the end; nothing else is done meanwhile. Raises BasaltError.
+
+        units: none for the datastore alone
+        """
+        before, rest = self.rest, Rest(units or (self._source().store.unit,))
+        self.rest = rest
         self.wake.set()
         try:
             try:
                 await asyncio.wait_for(rest.begun.wait(), REST_SECONDS)
             except TimeoutError:
-                raise BasaltError(f"{rest.unit} does not stop", f"See `basalt logs {rest.unit}`.") from None
+                unit = next(iter(rest.busy), rest.units[-1])
+                raise BasaltError(f"{unit} does not stop", f"See `basalt logs {unit}`.") from None
             yield
         finally:
-            self.rest = None
+            self.rest = before
             self.wake.set()
 
     def _restore_decided(self) -> None:
@@ -375,36 +438,56 @@ class Agent:
             self.wake.set()
             return
         self.behind = await self._left_behind(self.course)
-        rest, course, steps = self.rest, self.course, self._steps(self.course)
+        moving = Moving.load(self.places.moving)
+        rest, course, steps = self.rest, self.course, self._steps(self.course, moving)
         if self.places.decided.exists():
             course = self._begin_anew(course.node, taken.addresses)
         machine = await self._machine(course.verdicts)
         if rest is not None:
             rest.look(machine.units)
+        if moving is not None:
+            self.partaker.look(machine.units)
+            self.partaker.follow()
         result = await converge(steps, machine)
         self.waits, self.units = result.waits, machine.units
         if self.behind is not None:
             self._publish(self._stopped(taken, self.behind, result))
             return
-        if result.applied & {SETTINGS, ROTATION}:
-            # The node's record is of another version: what it means is for the next round.
+        if result.applied & ENDINGS:
+            # The node's records are others now: what they mean is for the next round.
             self.wake.set()
         parts = await self._parts(course, machine)
         if course.node.config.role.has_control_plane and self._serves():
             self.routine.follow(course.node.config.datastore.backup)
         self._publish(self._running(taken, course, result, parts))
 
-    def _steps(self, course: Course) -> tuple[Step, ...]:
-        """Return what is to be done: a restore that was decided, and all else when it is done."""
+    def _steps(self, course: Course, moving: Moving | None) -> tuple[Step, ...]:
+        """Return what is to be done: a restore or a move that was decided, and all else when it is done."""
         if self.places.decided.exists():
             return restoring(course.node, course.certificates, self.places)
         if self.behind is not None:
             return left_behind()
-        return resting(self.rest.unit) if self.rest is not None else course.steps
+        if self.rest is not None:
+            return resting(self.rest.units)
+        return course.steps if moving is None else self._moving(course, moving)
+
+    def _moving(self, course: Course, moving: Moving) -> tuple[Step, ...]:
+        """Return the steps of a node whose datastore is being moved."""
+        from firstboot.moving.course import placing, trying
+
+        if not moving.placed:
+            self.tried = None
+            return placing(self.places, self._described)
+        self.tried = self.tried or time.monotonic()
+        age, probe = time.monotonic() - self.tried, course.wanted.services[0].probe
+        return trying(moving, course.node, course.steps, probe, self.places, age)
 
     async def _left_behind(self, course: Course) -> LeftBehind | None:
-        """Return whether the cluster goes on without this machine; a recovery of it makes it a cluster again."""
-        if self.places.decided.exists():
+        """Return whether the cluster goes on without this machine; a recovery of it makes it a cluster again.
+
+        While the datastore is moved its authority is not the same everywhere, and nobody is out for that.
+        """
+        if self.places.decided.exists() or self.places.moving.exists():
             return None
         return await self.fence.verdict(course.node, course.certificates)
 
@@ -453,7 +536,7 @@ class Agent:
         phase = observe.phase((*components.values(), *features.values()), self.was_ready)
         shortage = self.shortage()
         # Services that a restore has yet to stop say that they are well, and so do those that cannot write any more.
-        unfinished = result.failures or result.blocked or self.places.decided.exists() or shortage
+        unfinished = result.failures or result.blocked or self.places.unfinished or shortage
         if phase.ready and unfinished:
             phase = Phase.DEGRADED if self.was_ready else Phase.STARTING
         if taken.failures:
@@ -476,6 +559,7 @@ class Agent:
                 *observe.failures(parts),
                 *self._refusals,
                 *self._backup_failures,
+                *self._moves(course),
                 *self._endings(course, expiries),
                 *self.memory.behind.failures(course.node.rotation),
             ),
@@ -545,6 +629,10 @@ class Agent:
         failure = self.routine.failure if "routine" in vars(self) else None
         return (failure,) if failure else ()
 
+    def _moves(self, course: Course) -> tuple[Failure, ...]:
+        """Return what is to be told about a move of the datastore."""
+        return tuple(failures(self.places.state)) if course.node.config.role.has_control_plane else ()
+
     def _expiries(self, course: Course) -> dict[str, str]:
         from firstboot import pki
         from firstboot.pki.validity import brought, brought_ends, written
@@ -611,7 +699,7 @@ async def run() -> None:
         memory = Memory(Ledger(paths.STATE / "certificates.json"), Applied(), intake.membership)
         leaver = Leaver(manager, client, paths.STATE / "leaving.json")
         agent = Agent(manager, client, intake, milestones, memory, leaver)
-        doors = Doors(agent, lambda: agent.admission)
+        doors = Doors(agent, agent.for_nodes)
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

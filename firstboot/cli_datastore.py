@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from firstboot import cli_move
 from firstboot.failure import BasaltError
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ def add(
     )
     going_on.add_argument("--yes", action="store_true", help="really do it; without, say what that would be")
     going_on.add_argument("--json", action="store_true", help="print JSON")
+    cli_move.arguments(
+        command(
+            "move", cli_move.run, "make the datastore of the cluster the other one, with all that is in it"
+        )
+    )
     command(
         "backups", lambda asked, given: _backups(asked, table), "list what the node has backed up by itself"
     )

@@ -150,6 +150,15 @@ class Code(StrEnum):
         "not-possible",
         "The node's datastore has no such function, or nothing that it could be done with.",
     )
+    MOVE_REFUSED = (
+        "move-refused",
+        "The datastore cannot be moved as the cluster stands; nothing was changed.",
+    )
+    MOVE_FAILED = "move-failed", "The datastore that was moved did not start, and is what it was."
+    DATASTORE_MOVES = (
+        "datastore-moves",
+        "The datastore is being moved to the other kind; it goes on by itself.",
+    )
     BUSY = "busy", "The node does already what is asked for."
 
     # A datastore that somebody else runs

@@ -17,9 +17,10 @@ from firstboot.report import console
 from firstboot.report.status import Status
 
 if TYPE_CHECKING:
+    from aiohttp.web import Application
+
     from firstboot.api.node import Node
     from firstboot.api.server import ApiServer, TlsDoor
-    from firstboot.cluster.admission import Admission
     from firstboot.report.http import StatusServer
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,10 @@ log = logging.getLogger(__name__)
 class Doors:
     """Opens what can be opened, follows the document, and says which door stays shut and why."""
 
-    def __init__(self, agent: Node, admission: Callable[[], Admission]) -> None:
-        """Open nothing yet; admission is asked for once there is a control plane to join."""
+    def __init__(self, agent: Node, for_nodes: Callable[[], Application]) -> None:
+        """Open nothing yet; for_nodes makes what nodes ask a control plane, once this is one."""
         self._agent = agent
-        self._admission = admission
+        self._for_nodes = for_nodes
         self._consoles = console.Consoles(console.targets(os.environ.get(console.VARIABLE)))
         self._painter: asyncio.Task[None] | None = None
         self._status: StatusServer | None = None
@@ -117,7 +118,7 @@ class Doors:
         from firstboot.api.server import TlsDoor
 
         if self._nodes is None:
-            self._nodes = TlsDoor(lambda: nodes.application(self._admission()))
+            self._nodes = TlsDoor(self._for_nodes)
         tls = Tls(certificate, paths.PKI / "basalt-api.key", (authority.decode(),), required=False)
         await self._nodes.listen(tls, nodes.DEFAULT_LISTEN)
 

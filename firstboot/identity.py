@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from firstboot.codes import Code
-from firstboot.config import Config
+from firstboot.config import Config, Role
 from firstboot.failure import Failure
 from firstboot.record import Record
 
@@ -55,7 +55,11 @@ class Identity(Record):
     def refuses(self, wanted: Identity) -> tuple[Failure, ...]:
         """Return a failure for each setting that the wanted identity would change."""
         changed = [
-            field.name for field in fields(self) if getattr(self, field.name) != getattr(wanted, field.name)
+            field.name
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(wanted, field.name)
+            # A worker has none: it follows its cluster, whose datastore may be moved.
+            and not (field.name == "datastore" and self.role == Role.WORKER)
         ]
         return tuple(
             Failure(

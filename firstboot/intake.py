@@ -18,10 +18,11 @@ from firstboot.cluster.membership import Membership
 from firstboot.cluster.rotation import FILE as ROTATION
 from firstboot.cluster.rotation import Rotation
 from firstboot.codes import Code
-from firstboot.config import Config
+from firstboot.config import Config, DatastoreType
 from firstboot.facts import Facts
 from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
+from firstboot.moving.records import stored_in
 from firstboot.pki import given
 from firstboot.services.model import Node
 from firstboot.sources import Absent, Accepted, Found, Waiting
@@ -154,14 +155,17 @@ class Intake:
             return None, self._fact_failures(config, facts)
         membership, followed = Membership.load(self.membership), Followed.load(self.followed)
         known = membership.control_planes if membership else ()
-        stated = settings.stated(accepted.data)
-        if common := _common(config, membership, followed):
+        stated, stored = settings.stated(accepted.data), stored_in(self.membership.parent)
+        if common := _common(config, membership, followed, stored):
             decides = settings.decides(config, address, known)
             refused = _differences(stated, common, followed, decides=decides)
             if refused := (*refused, *settings.impossible(accepted.data, common)):
                 return None, refused
             config = self._in_cluster(accepted, common, membership.external if membership else None)
         kept = Identity.load(self._identity)
+        if stored is not None:
+            config = replace(config, datastore=replace(config.datastore, type=stored))
+            kept = replace(kept, datastore=stored.value) if kept else None
         name = config.node.name or (kept.name if kept else node_name(facts))
         refused = kept.refuses(Identity.of(config, name)) if kept else ()
         # What a node once began with it may keep in its document, whatever was restored on it since.
@@ -236,14 +240,16 @@ def node_name(facts: Facts) -> str:
 
 
 def _common(
-    config: Config, membership: Membership | None, followed: Followed | None
+    config: Config, membership: Membership | None, followed: Followed | None, stored: DatastoreType | None
 ) -> settings.Settings | None:
-    """Return the settings of the node's cluster, None where these are what its document says."""
-    if not config.joins:
-        return followed.settings if followed else None
-    if membership is None:
+    """Return the settings of the node's cluster, None where these are what its document says.
+
+    stored: what the datastore was moved to
+    """
+    if config.joins and membership is None:
         return None
-    return followed.settings if followed else membership.settings
+    known = followed.settings if followed else membership.settings if config.joins and membership else None
+    return known if known is None or stored is None else settings.stored_in(known, stored)
 
 
 def _differences(

@@ -165,9 +165,9 @@ def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step
     )
 
 
-def resting(unit: str) -> tuple[Step, ...]:
-    """Return the only step of a node whose datastore, a unit, is being looked at while it does not run."""
-    return (Stopped(unit, reason="its data is being looked at"),)
+def resting(units: Iterable[str]) -> tuple[Step, ...]:
+    """Return the only steps of a node whose datastore, the last of these, is being looked at while it does not run."""
+    return tuple(Stopped(unit, reason="the datastore is being looked at") for unit in units)
 
 
 def left_behind() -> tuple[Step, ...]:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from firstboot import run, schema
-from firstboot.api import access, datastore, errors, logs, rotation, settings
+from firstboot.api import access, datastore, errors, logs, moving, rotation, settings
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.leaving import Leaving
@@ -43,6 +43,7 @@ def application(node: Node, users: Collection[int] = (0,)) -> web.Application:
     app.router.add_post("/v1/validate", api.validate)
     app.router.add_post("/v1/join-tokens", api.join_token)
     datastore.add_routes(app, node)
+    moving.add_routes(app, node)
     settings.add_routes(app, node)
     rotation.add_routes(app, node)
     leaving = Leaving(node)

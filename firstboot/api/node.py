@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from firstboot.cluster.removal import Progress
     from firstboot.cluster.rotator import Rotator
     from firstboot.cluster.steward import Steward
+    from firstboot.moving.mover import Mover
     from firstboot.pki.validity import Validity
 
 
@@ -93,6 +94,11 @@ class Node(Protocol):
     @property
     def datastore(self) -> Custodian:
         """Who looks after the control plane's datastore; on a worker each of his answers is NotYet."""
+        ...
+
+    @property
+    def mover(self) -> Mover:
+        """Who moves the datastore of the cluster; on a worker each of his answers is NotYet."""
         ...
 
     @property

@@ -32,6 +32,9 @@ from firstboot.cluster.messages import (
 from firstboot.codes import Code
 from firstboot.failure import DocumentError, Failure
 from firstboot.kube import KubeError
+from firstboot.moving.messages import MOVE, REST, Question, Rest
+from firstboot.moving.mover import Mover
+from firstboot.moving.partaker import Partaker
 from firstboot.pki.catalogue import ADMINISTRATORS, CONTROL_PLANE_AGENT, NODES
 from firstboot.report.web import add_headers
 
@@ -87,6 +90,21 @@ class Nodes:
         _require_control_plane(request)
         wanted = Wanted.from_dict(await _body(request))
         return await _answered(self._admission.hand_over(wanted, _peer(request)))
+
+
+def add_moves(app: web.Application, mover: Mover, partaker: Partaker) -> None:
+    """Add what control planes say to each other while one of them moves the datastore."""
+
+    async def rest(request: web.Request) -> web.Response:
+        _require_control_plane(request)
+        return await _answered(partaker.rest(Rest.from_dict(await _body(request))))
+
+    async def outcome(request: web.Request) -> web.Response:
+        _require_control_plane(request)
+        return await _answered(mover.outcome(Question.from_dict(await _body(request))))
+
+    app.router.add_post(REST, rest)
+    app.router.add_post(MOVE, outcome)
 
 
 async def _body(request: web.Request) -> Any:

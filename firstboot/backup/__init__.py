@@ -7,6 +7,7 @@ sealed      the encrypted rest, chunk by chunk, and the check sum at the end
 archive     what is inside: settings, authorities, the datastore's snapshot
 making      taking one on a node that runs
 judging     whether one may become this node's cluster; nothing is touched until it may
+building    a datastore of a snapshot, beside the one that runs
 kept        backups that a control plane takes by itself
 routine     when it does
 recovering  the same with what is left on one member of a datastore that has lost the others

@@ -17,11 +17,12 @@ from pathlib import Path
 from firstboot import files
 from firstboot.backup import recovering
 from firstboot.backup.archive import require_room
+from firstboot.backup.building import building, refuse_mount
 from firstboot.backup.header import Header, damaged
 from firstboot.backup.judging import Judge
 from firstboot.backup.locks import Opener, Sealer
 from firstboot.backup.making import Source, Taken, taken
-from firstboot.backup.places import Decided, Places, built, remove_tree, replaced, scratch, settle
+from firstboot.backup.places import Decided, Places, remove_tree, scratch
 from firstboot.backup.recovering import Survey
 from firstboot.codes import Code
 from firstboot.datastores.external import not_ours
@@ -46,13 +47,14 @@ class Custodian:
 
     source:  what the node is now. Raises BasaltError where there is no datastore
     decided: called when a restore is going to happen
-    rest:    within it the datastore is stopped. Raises BasaltError where it does not stop
+    rest:    within it the datastore is stopped, and so are other units that are named. Raises BasaltError where
+             one does not stop
     zones:   tells the zones of machines, by address; None where nobody knows
     """
 
     source: Callable[[], Source]
     decided: Callable[[], None]
-    rest: Callable[[], AbstractAsyncContextManager[None]]
+    rest: Callable[..., AbstractAsyncContextManager[None]]
     places: Places = field(default_factory=Places)
     patience: float = PATIENCE
     zones: Callable[[], Awaitable[Mapping[str, str]]] | None = None
@@ -98,7 +100,7 @@ class Custodian:
 
         Raises Refused where there can be no recovery, and BasaltError.
         """
-        source = self._begin()
+        source = self._begin(recovers=True)
         try:
             async with self._salvaged(source) as (found, _):
                 return found
@@ -110,15 +112,29 @@ class Custodian:
 
         Raises Refused where there can be no recovery, and BasaltError. The node is as it was then.
         """
-        source = self._begin()
+        source = self._begin(recovers=True)
         # What is begun with the datastore stopped is not left half done because somebody goes away.
         self._work = work = asyncio.create_task(self._recover(source))
         return await asyncio.shield(work)
 
-    def _begin(self) -> Source:
-        """Return what the node is, and keep out other restores until `_end`. Raises Refused."""
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[Source]:
+        """Give what the node is, and keep out restores and recoveries meanwhile. Raises Refused."""
+        source = self._begin()
+        try:
+            yield source
+        finally:
+            await self._end()
+
+    def _begin(self, recovers: bool = False) -> Source:
+        """Return what the node is, and keep out other restores until `_end`. Raises Refused.
+
+        recovers: what is begun may end a move of the datastore, when who makes that is lost
+        """
         if self._restoring or self.places.decided.exists():
-            raise _busy("a backup is being restored, or the datastore recovered")
+            raise _busy("a backup is being restored, or the datastore recovered or moved")
+        if self.places.moving.exists() and not recovers:
+            raise _busy("the datastore is being moved")
         source = self._own()
         self._restoring = True
         return source
@@ -170,7 +186,7 @@ class Custodian:
     @asynccontextmanager
     async def _salvaged(self, source: Source) -> AsyncIterator[tuple[Survey, Path]]:
         """Give what a recovery would keep, and a snapshot of it, while the datastore is stopped."""
-        self._refuse_mount(source)
+        refuse_mount(source.store.folder)
         await recovering.require_loss(source, self.patience)
         async with self.rest():
             with scratch(self.places.salvaging) as folder:
@@ -178,25 +194,9 @@ class Custodian:
                 found.require()
                 yield found, snapshot
 
-    @asynccontextmanager
-    async def _built(self, source: Source, snapshot: Path) -> AsyncIterator[None]:
+    def _built(self, source: Source, snapshot: Path) -> AbstractAsyncContextManager[None]:
         """Build the new datastore beside the old one; what goes wrong within undoes it, and that it is decided."""
-        new = built(source.store.folder)
-        try:
-            # What an earlier restore has left would look like the end of this one.
-            for left in (new, replaced(source.store.folder)):
-                await asyncio.to_thread(remove_tree, left)
-            await source.store.build(source.node, snapshot, new)
-            await asyncio.to_thread(settle, new, self.places.owner)
-            yield
-        except BaseException:
-            await asyncio.to_thread(self._undo, new)
-            raise
-
-    def _undo(self, new: Path) -> None:
-        """Remove what was built, but never from under a record that says it is the node's."""
-        files.remove(self.places.decided)
-        remove_tree(new)
+        return building(source.store, source.node, snapshot, self.places.owner, self.places.decided)
 
     async def _end(self) -> None:
         try:
@@ -217,14 +217,7 @@ class Custodian:
             found = f"the datastore has members on other machines: {', '.join(others or members)}"
             remedy = "Restore on a new control plane, or on the last one that is left."
             raise Refused([Failure(Code.NOT_ALONE, "datastore", found, remedy)])
-        self._refuse_mount(source)
-
-    def _refuse_mount(self, source: Source) -> None:
-        if os.path.ismount(source.store.folder):
-            raise BasaltError(
-                f"{source.store.folder} is a file system of its own and cannot be exchanged",
-                "Restore on a node whose state is on one file system.",
-            )
+        refuse_mount(source.store.folder)
 
     def kept(self) -> Path:
         """Return where the backups are that the node has taken by itself. Raises Refused."""

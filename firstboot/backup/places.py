@@ -17,8 +17,10 @@ from typing import ClassVar
 
 from firstboot import files, paths
 from firstboot.cluster.rotation import FILE as ROTATION
+from firstboot.config import DatastoreType
 from firstboot.datastores import dqlite, etcd
 from firstboot.failure import BasaltError
+from firstboot.moving.records import FAILED, MOVED, MOVING
 from firstboot.record import Record
 
 
@@ -44,11 +46,18 @@ class Decided(Record):
 
 @dataclass(frozen=True)
 class Places:
-    """Folders and files on the node; owner: of a datastore's data, None for the present user."""
+    """Folders and files on the node.
+
+    datastores: folders of dqlite's and of etcd's data; owner: of the data, None for the present user
+    """
 
     state: Path = paths.STATE
     datastores: tuple[Path, ...] = (dqlite.FOLDER, etcd.FOLDER)
     owner: files.Owner | None = ("datastore", "datastore")
+
+    def folder(self, datastore: DatastoreType) -> Path:
+        """Where the data of a datastore is."""
+        return self.datastores[0 if datastore is DatastoreType.DQLITE else 1]
 
     @property
     def decided(self) -> Path:
@@ -86,13 +95,33 @@ class Places:
         return self.state / "left-behind.json"
 
     @property
+    def moving(self) -> Path:
+        """The record of a move of the datastore that the control plane takes part in."""
+        return self.state / MOVING
+
+    @property
+    def moved(self) -> Path:
+        """The record of what the datastore is since it was moved."""
+        return self.state / MOVED
+
+    @property
+    def move_failed(self) -> Path:
+        """The record that the new datastore of a move did not start."""
+        return self.state / FAILED
+
+    @property
     def kept(self) -> Path:
         """Where the node's own backups are."""
         return self.state / "backups"
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the node is on its way to another datastore, or to other data."""
+        return self.decided.exists() or self.moving.exists()
+
     def sweep(self) -> None:
-        """Remove what a power cut has left of backups and restores that were not decided."""
-        if self.decided.exists():
+        """Remove what a power cut has left of backups, restores and moves that were not decided."""
+        if self.unfinished:
             return
         for folder in self.datastores:
             remove_tree(built(folder))
@@ -109,6 +138,11 @@ def built(folder: Path) -> Path:
 def replaced(folder: Path) -> Path:
     """Where the old datastore goes."""
     return folder.with_name(f".{folder.name}.replaced")
+
+
+def sealed(folder: Path) -> Path:
+    """Where the data of a datastore is kept whose objects are in another one."""
+    return folder.with_name(f".{folder.name}.moved")
 
 
 @contextmanager

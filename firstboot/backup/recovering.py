@@ -18,7 +18,7 @@ from typing import Any
 from firstboot.backup.archive import SNAPSHOT, require_room
 from firstboot.backup.making import Source
 from firstboot.codes import Code
-from firstboot.datastores.store import Salvaged
+from firstboot.datastores.store import Salvaged, Store
 from firstboot.failure import BasaltError, Failure, Refused
 from firstboot.pki import ca, handover
 
@@ -130,16 +130,22 @@ async def require_loss(source: Source, patience: float) -> None:
 
 
 async def salvaged(source: Source, folder: Path) -> tuple[Survey, Path]:
-    """Return what there is, and the snapshot of it; the datastore must not run.
+    """Return what there is, and the snapshot of it; see salvaged_of."""
+    found, snapshot = await salvaged_of(source.store, folder)
+    return Survey.of(source, found, await answering(partners(source), source.store.port)), snapshot
+
+
+async def salvaged_of(store: Store, folder: Path) -> tuple[Salvaged, Path]:
+    """Return what a datastore's member has, and the snapshot of it; it must not run.
 
     folder: empty; gets a copy of the datastore's data, and the snapshot
     Raises BasaltError. The datastore's own folder is only read.
     """
     copy, snapshot = folder / "copy", folder / SNAPSHOT
-    await asyncio.to_thread(_copied, source.store.folder, copy)
-    found = await source.store.salvage(copy, snapshot)
+    await asyncio.to_thread(_copied, store.folder, copy)
+    found = await store.salvage(copy, snapshot)
     await asyncio.to_thread(shutil.rmtree, copy)
-    return Survey.of(source, found, await answering(partners(source), source.store.port)), snapshot
+    return found, snapshot
 
 
 def _copied(data: Path, copy: Path) -> None:

@@ -148,11 +148,16 @@ def standing(node: Node, described: Catalogue, host: str) -> str:
     node: one whose datastore is the cluster's own
     host: address of the other one. Raises BasaltError where it does not answer.
     """
-    agent = described.certificate("agent")
     datastore = described.authority(f"{node.config.datastore.type}/ca")
-    endpoint = Endpoint(_url(host), agent.certificate, agent.key)
     asked = Standing(node.name, (files.read_or_none(datastore.certificate) or b"").decode())
-    return Verdict.from_dict(_ask(_pinned(endpoint, _believed(agent)), FENCE, asked)).since
+    return Verdict.from_dict(ask(described, host, FENCE, asked)).since
+
+
+def ask(described: Catalogue, host: str, path: str, message: Message) -> Any:
+    """Return what another control plane answers to one that shows its agent's certificate. Raises BasaltError."""
+    agent = described.certificate("agent")
+    endpoint = Endpoint(_url(host), agent.certificate, agent.key)
+    return _ask(_pinned(endpoint, _believed(agent)), path, message)
 
 
 def ca_key(described: Catalogue, control_planes: Iterable[str], wanted: Wanted) -> str:

@@ -55,7 +55,7 @@ class Message:
     @classmethod
     def kinds(cls) -> dict[str, type]:
         """Return the kind of each field."""
-        names = {"str": str, "int": int, "dict": dict, "list": list}
+        names = {"str": str, "int": int, "bool": bool, "dict": dict, "list": list}
         return {
             name: names[str(each.type).partition("[")[0]] for name, each in cls.__dataclass_fields__.items()
         }

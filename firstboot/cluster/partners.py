@@ -30,12 +30,14 @@ class Partners(ABC):
     membership: the node's record
     node:       what the agent follows now
     works:      whether the datastore runs as the node wants it
+    outside:    addresses of control planes that are no members yet, and not on their way, since it was moved
     """
 
     client: Client
     membership: Path
     node: Callable[[], Node]
     works: Callable[[], bool]
+    outside: Callable[[], frozenset[str]] = frozenset
 
     async def ready_for(self, machine: Machine) -> str | None:
         """Record that the node is not alone; the agent then lets the datastore listen on the node's address."""
@@ -63,9 +65,9 @@ class DqlitePartners(Partners):
             roles = {each["address"]: each["role"] for each in await dqlite.members()}
         except BasaltError:
             return OPENING
-        voters = sum(role == "voter" for role in roles.values())
+        voters, outside = sum(role == "voter" for role in roles.values()), self.outside()
         for each in await records.machines(self.client):
-            if each.role != Role.CONTROL_PLANE or each.ip == machine.ip:
+            if each.role != Role.CONTROL_PLANE or each.ip == machine.ip or each.ip in outside:
                 continue
             role = roles.get(dqlite.peer(each.ip))
             # Of two members one votes: dqlite makes voters of both when there is a third.
@@ -76,8 +78,8 @@ class DqlitePartners(Partners):
     async def admit(self, machine: Machine) -> list[str]:
         """Return the addresses of all members that there are."""
         known = [each.ip for each in await records.machines(self.client) if each.role == Role.CONTROL_PLANE]
-        own = self.node().ip
-        return [dqlite.peer(ip) for ip in dict.fromkeys([own, *known]) if ip != machine.ip]
+        own, others = self.node().ip, self.outside() | {machine.ip}
+        return [dqlite.peer(ip) for ip in dict.fromkeys([own, *known]) if ip not in others]
 
 
 class EtcdPartners(Partners):
@@ -111,6 +113,21 @@ class ExternalPartners(Partners):
     async def admit(self, machine: Machine) -> list[str]:
         """Return no members."""
         return []
+
+
+@dataclass(frozen=True)
+class Present:
+    """Whatever the datastore is when it is asked: a move makes it another one."""
+
+    partners: Callable[[], Partners]
+
+    async def ready_for(self, machine: Machine) -> str | None:
+        """Get ready for another member; return what is still to be waited for."""
+        return await self.partners().ready_for(machine)
+
+    async def admit(self, machine: Machine) -> list[str]:
+        """Make the machine a member that may start; return the members as it has to be told them."""
+        return await self.partners().admit(machine)
 
 
 def partners(datastore: DatastoreType) -> type[Partners]:

@@ -27,7 +27,7 @@ Values = Mapping[str, Any]
 """Settings by path, e.g. ``features.dns.enabled``; None stands for a key's default."""
 
 SECTIONS = ("cluster", "datastore", "features")
-EXTERNAL = "datastore.external"
+DATASTORE, EXTERNAL = "datastore.type", "datastore.external"
 OWN = frozenset({"cluster.token", "cluster.bootstrap", "cluster.endpoints", "datastore.backup", EXTERNAL})
 """What stands in these sections and is about one machine: its ways into the cluster and into an etcd that somebody else
 runs, the backups it keeps."""
@@ -36,7 +36,7 @@ FIXED: Mapping[str, str] = {
     "cluster.pod-cidr": "nodes and pods have addresses of it",
     "cluster.service-cidr": "Services and certificates have addresses of it",
     "cluster.domain": "it is in certificates and in the names of all Services",
-    "datastore.type": "all objects of the cluster are in it",
+    DATASTORE: "all objects of the cluster are in it",
     "features.dns.service-ip": "every pod that runs asks this address",
 }
 """What a cluster keeps for its life, and why."""
@@ -85,6 +85,11 @@ def merged(
     if external is not None:
         kept["datastore"].setdefault("external", external)
     return {**document, **{section: {**settings[section], **kept[section]} for section in SECTIONS}}
+
+
+def stored_in(settings: Settings, datastore: DatastoreType) -> dict[str, Any]:
+    """Return the settings with another datastore; all other values are what they were."""
+    return {**settings, "datastore": {**settings["datastore"], "type": datastore.value}}
 
 
 def stated(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,9 +181,9 @@ def show(value: Any) -> str:
 
 def fixed(path: str, found: Any) -> Failure:
     """Return why a setting stays what it is."""
+    remedy = "Leave it so; another value needs a new cluster."
+    if path == DATASTORE and found != DatastoreType.EXTERNAL:
+        remedy = "Leave it so, or have all objects moved: `basalt datastore move`."
     return Failure(
-        Code.FIXED_SETTING,
-        path,
-        f"is {found!r} for the life of the cluster: {FIXED[path]}",
-        "Leave it so; another value needs a new cluster.",
+        Code.FIXED_SETTING, path, f"is {found!r} for the life of the cluster: {FIXED[path]}", remedy
     )

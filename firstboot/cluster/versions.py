@@ -15,8 +15,9 @@ from typing import Any
 
 from firstboot.cluster import changes
 from firstboot.cluster.records import NAMESPACE, NOT_FOUND, sent
-from firstboot.cluster.settings import SECTIONS, Values, paths
+from firstboot.cluster.settings import DATASTORE, SECTIONS, Values, paths, stored_in
 from firstboot.codes import Code
+from firstboot.config import DatastoreType
 from firstboot.failure import BasaltError, DocumentError, Failure, Refused
 from firstboot.features.model import allow, bind_group_in, role
 from firstboot.kube import Client, KubeError, Object
@@ -147,9 +148,22 @@ async def revert(client: Client, number: int, author: str, expected: int | None 
             raise Refused([Failure(Code.VERSION_UNKNOWN, "", found, "`basalt get --history` lists them.")])
         if failures := changes.problems(old.settings):
             raise DocumentError(failures)
-        return old.settings
+        # What the datastore is since it was moved no version takes back.
+        return changes.put(old.settings, {DATASTORE: known.newest.settings["datastore"]["type"]})
 
     return await _make(client, revised, paths(), author, expected)
+
+
+async def put_right(client: Client, datastore: DatastoreType, author: str) -> Outcome:
+    """Make a version that names the datastore in which the versions are, if the newest one names another.
+
+    Raises Refused where somebody else does the same otherwise, and KubeError.
+    """
+
+    def revised(known: Versions) -> Mapping[str, Any]:
+        return stored_in(known.newest.settings, datastore)
+
+    return await _make(client, revised, (DATASTORE,), author, None)
 
 
 Revised = Callable[[Versions], Mapping[str, Any]]

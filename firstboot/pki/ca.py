@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Certificate authorities: made once, and replaced by people only.
 
-An administrator replaces the cluster's (see firstboot.pki.overlap), a recovery the datastore's (see `successor`).
+An administrator replaces the cluster's (see firstboot.pki.overlap), a recovery or a move the datastore's (see
+`successor` and `inheritor`).
 An authority is a pair of files. Where both are missing it is taken from the document, or made; where somebody has
 put a pair of their own there before, that one is used, whatever its kind of key. An authority that exists but cannot
 be used is an error for people: a new one in its place would silently cut off everything that trusts the old one.
@@ -290,21 +291,39 @@ def anew(authority: Authority, unit: str, now: datetime) -> tuple[bytes, bytes]:
     return keys.private_pem(key), _self_signed(authority, key, now, unit)
 
 
+def inheritor(authority: Authority, before: Authority, now: datetime | None = None) -> tuple[bytes, bytes]:
+    """Return key and certificate (PEM) of a new authority for the data of another datastore, whose was `before`.
+
+    If that one says that it is a successor, so does this: who was out then is still out. Raises BasaltError.
+    """
+    try:
+        known = keys.read_certificates(files.read_or_none(before.certificate) or b"")[0]
+    except keys.Unreadable as error:
+        raise _unusable(before, f"{before.certificate} {error}") from error
+    key = keys.new_key()
+    unit = SUCCESSOR if _is_successor(known) else None
+    return keys.private_pem(key), _self_signed(authority, key, moment(now), unit)
+
+
 def succeeded(own: bytes, other: bytes) -> datetime | None:
     """Return since when another authority has had the place of one's own; None where it has not. Raises Unreadable.
 
     own, other: what is trusted on either side, PEM; the first certificate of each signs
     """
-    from cryptography import x509
-
     ours, theirs = keys.read_certificates(own), keys.read_certificates(other)
     first, second = ours[0], theirs[0]
-    units = second.subject.get_attributes_for_oid(x509.NameOID.ORGANIZATIONAL_UNIT_NAME)
     # Where one side trusts the other, somebody exchanges an authority by hand, and members still understand each other.
-    if first in theirs or second in ours or SUCCESSOR not in [unit.value for unit in units]:
+    if first in theirs or second in ours or not _is_successor(second):
         return None
     began, begins = first.not_valid_before_utc, second.not_valid_before_utc
     return begins + BACKDATING if begins > began else None
+
+
+def _is_successor(certificate: Certificate) -> bool:
+    from cryptography import x509
+
+    units = certificate.subject.get_attributes_for_oid(x509.NameOID.ORGANIZATIONAL_UNIT_NAME)
+    return SUCCESSOR in [unit.value for unit in units]
 
 
 def _read_key(authority: Authority, pem: bytes) -> CertificateIssuerPrivateKeyTypes:

@@ -76,11 +76,12 @@ class Restore:
         self.places.sweep()
 
     def _part(self, alone: str) -> None:
-        """Forget the others; a record that these have left this node behind is none any more."""
+        """Forget the others: that these have left this node behind, and that one of them moves the datastore."""
         membership = Membership.load(self.places.membership)
         if membership is not None:
             replace(membership, control_planes=(alone,), peers=()).save(self.places.membership)
-        files.remove(self.places.left_behind)
+        for record in (self.places.left_behind, self.places.moving):
+            files.remove(record)
 
 
 def _busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:

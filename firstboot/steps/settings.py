@@ -12,7 +12,7 @@ from firstboot.cluster import changes, settings, versions
 from firstboot.cluster.followed import Followed
 from firstboot.cluster.steward import ANNOTATION
 from firstboot.cluster.versions import Version
-from firstboot.config import Config
+from firstboot.config import Config, DatastoreType
 from firstboot.failure import BasaltError
 from firstboot.identity import Identity
 from firstboot.kube import Object
@@ -43,6 +43,8 @@ class FollowSettings:
             # Only control planes may write it; that there is none is the case before the first of them has.
             creates = self.node.config.role.has_control_plane
             return Finding(versions.NAME, "create", "the cluster has no settings yet") if creates else None
+        if self._misplaced(found.newest):
+            return Finding(versions.NAME, "change", f"the datastore that it is in is {self._datastore}")
         known = Followed.load(self.record)
         if news := self._news(found.newest, known):
             return Finding(versions.NAME, "change", f"the document changes {', '.join(news)}")
@@ -60,9 +62,23 @@ class FollowSettings:
             await versions.create(machine.client, self._first(known))
             return
         newest = found.newest
+        if self._misplaced(newest):
+            newest = (await versions.put_right(machine.client, self._datastore, self.node.name)).version
         if news := self._news(newest, known):
             newest = (await versions.change(machine.client, news, f"document of {self.node.name}")).version
         await asyncio.to_thread(self._follow, newest)
+
+    @property
+    def _datastore(self) -> DatastoreType:
+        return self.node.config.datastore.type
+
+    def _misplaced(self, newest: Version) -> bool:
+        """Whether the version names another datastore than the one it was read from, which a control plane knows.
+
+        So it is after a move, and in a backup that was taken just then.
+        """
+        named = newest.settings["datastore"].get("type")
+        return self.node.config.role.has_control_plane and named != self._datastore
 
     def _news(self, newest: Version, known: Followed | None) -> dict[str, Any]:
         """Return what this node's document has the cluster change; None for a default."""

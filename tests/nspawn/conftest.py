@@ -2,6 +2,7 @@
 """Fixtures for clusters in containers.
 
 cluster    three control planes and a worker, once for each datastore; a file's tests share it, and each leaves it whole
+bare       a cluster without a node yet, for tests that want another number of them
 external   a cluster without a node yet, for an etcd that somebody else runs
 """
 
@@ -47,6 +48,13 @@ def cluster(request: pytest.FixtureRequest, able: None, tree: Tree) -> Iterator[
     with empty(request.param, tree) as made:
         for name in (WORKER, *reversed(CONTROL_PLANES)):
             made.add(name)
+        yield made
+
+
+@pytest.fixture
+def bare(able: None, tree: Tree) -> Iterator[Cluster]:
+    """A cluster without a node yet, which will have dqlite."""
+    with empty("dqlite", tree) as made:
         yield made
 
 

@@ -32,6 +32,7 @@ from firstboot.cluster.steward import Steward
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import Failure, Refused
+from firstboot.moving.mover import Mover
 from firstboot.pki.validity import Validity
 from firstboot.report.status import Document, Image, Node, Part, Phase, Rotation, Settings, State, Status
 
@@ -121,6 +122,14 @@ class MadeUpNode:
         if self.rotating is None:
             return Rotator(Unused(), NotImplemented, lambda: None, lambda: None, lambda: None)
         return self.rotating
+
+    moves: Mover | None = None
+
+    @property
+    def mover(self) -> Mover:
+        if self.moves is None:
+            raise NotYet("a worker has no datastore", "Ask a control plane.")
+        return self.moves
 
     @property
     def settings(self) -> Steward:

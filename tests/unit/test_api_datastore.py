@@ -222,7 +222,8 @@ def test_restore(
     assert node.plane.woken == ["decided"] and node.plane.places.decided.exists()
     assert node.main("restore", target, "--key", secrets["private"], "--yes") == 1
     assert (
-        "datastore: a backup is being restored, or the datastore recovered [busy]" in capsys.readouterr().err
+        "datastore: a backup is being restored, or the datastore recovered or moved [busy]"
+        in capsys.readouterr().err
     )
 
 

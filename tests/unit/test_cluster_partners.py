@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from firstboot.cluster.membership import Membership
-from firstboot.cluster.partners import OPENING, DqlitePartners, EtcdPartners
+from firstboot.cluster.partners import OPENING, DqlitePartners, EtcdPartners, Present
 from firstboot.cluster.records import Machine
 from firstboot.config import Config
 from firstboot.failure import BasaltError
@@ -110,6 +110,31 @@ def test_dqlite_takes_in_one_after_the_other(
     partners = DqlitePartners(cast("Client", None), tmp_path / "m.json", lambda: followed, lambda: True)
     reason = asyncio.run(partners.ready_for(new))
     assert reason == ("cp-2 is joining the datastore" if waits else None)
+
+
+def test_who_has_no_way_into_a_moved_datastore_yet_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [Machine(f"cp-{i}", "control-plane", f"192.0.2.{i}", "") for i in (1, 2, 3)]
+
+    async def machines(client: Client) -> list[Machine]:
+        return known
+
+    async def members() -> list[dict[str, Any]]:
+        return [{"address": "192.0.2.1:9000", "role": "voter"}]
+
+    monkeypatch.setattr("firstboot.cluster.records.machines", machines)
+    monkeypatch.setattr("firstboot.datastores.dqlite.members", members)
+    followed = replace(node("dqlite"), control_planes=("192.0.2.1", "192.0.2.2", "192.0.2.3"))
+    outside = {"192.0.2.2", "192.0.2.3"}
+    partners = DqlitePartners(
+        cast("Client", None), tmp_path / "m.json", lambda: followed, lambda: True, lambda: frozenset(outside)
+    )
+    assert asyncio.run(partners.ready_for(known[1])) is None
+    assert asyncio.run(partners.admit(known[1])) == ["192.0.2.1:9000"]
+    outside.remove("192.0.2.2")
+    assert asyncio.run(partners.ready_for(known[2])) == "cp-2 is joining the datastore"
+    assert asyncio.run(Present(lambda: partners).ready_for(known[1])) is None, "it asks again"
 
 
 def test_etcd_is_told_where_its_own_member_is_and_then_of_the_new_one_once(tmp_path: Path) -> None:

@@ -450,7 +450,6 @@ def test_an_object_that_was_removed_is_made_again_of_what_is_followed(tmp_path: 
         ("features", {"network": {"backend": "vlan"}}, "features.network.backend"),
         ("features", {"network": "none"}, "features.network"),
         ("cluster", {"pod-cidr": "10.9.0.0/16"}, "cluster.pod-cidr"),
-        ("datastore", {"type": "etcd"}, "datastore.type"),
     ],
 )
 def test_settings_that_no_change_would_make_are_not_followed(
@@ -467,6 +466,28 @@ def test_settings_that_no_change_would_make_are_not_followed(
     assert founder.followed is not None and founder.followed.version == 1
     asyncio.run(steward(api, []).revert(1, "root"))
     assert founder.go() == "write", "and this is the way out"
+
+
+def test_settings_that_name_another_datastore_than_they_are_in_are_put_right(tmp_path: Path) -> None:
+    """As they are after a move, in a backup that was taken just then, or when somebody has edited them."""
+    api = Api(FIRST)
+    founder = Follower(api, tmp_path)
+    founder.go()
+    api.put(FIRST, Version(2, FIRST.time, "kubectl", {**FIRST.settings, "datastore": {"type": "etcd"}}))
+    assert [founder.go(), founder.go()] == ["change", None]
+    assert (api.newest.number, api.newest.author) == (3, "cp-1")
+    assert api.newest.settings == FIRST.settings and founder.followed is not None
+    asyncio.run(steward(api, []).revert(2, "root"))
+    assert api.newest.settings == FIRST.settings, "what the datastore is no version takes back"
+
+
+def test_a_worker_follows_settings_with_another_datastore(tmp_path: Path) -> None:
+    api = Api(FIRST)
+    worker = Follower(api, tmp_path, "worker")
+    worker.go()
+    api.put(FIRST, Version(2, FIRST.time, "cp-1", {**FIRST.settings, "datastore": {"type": "etcd"}}))
+    assert [worker.go(), worker.go()] == ["write", None]
+    assert worker.followed is not None and worker.followed.settings["datastore"] == {"type": "etcd"}
 
 
 def test_a_node_tells_by_its_kubelets_certificate_what_it_follows() -> None:

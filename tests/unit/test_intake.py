@@ -13,9 +13,10 @@ import pytest
 from firstboot.cluster import settings
 from firstboot.cluster.followed import Followed
 from firstboot.cluster.membership import Membership
-from firstboot.config import Config
+from firstboot.config import Config, DatastoreType
 from firstboot.facts import Facts
 from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake, node_name
+from firstboot.moving.records import MOVED, MOVING, Moved, Moving
 from firstboot.sources import FILE
 from tests.unit.support_pki import Company
 
@@ -327,6 +328,43 @@ def test_what_a_cluster_keeps_is_refused_of_its_only_control_plane(world: World,
     [failure] = taken.failures
     assert (failure.code, failure.path.startswith("basalt.")) == ("fixed-setting", True)
     assert taken.node is not None and good is not None and taken.node.config == good.config
+
+
+@pytest.mark.parametrize("said", ["", "  datastore: {type: dqlite}\n"])
+def test_a_document_does_not_say_what_the_datastore_is_since_it_was_moved(world: World, said: str) -> None:
+    world.document(GOOD + said)
+    intake = world.intake()
+    before = intake.look().node
+    assert before is not None
+    moving = Moving("x", DatastoreType.ETCD, "192.0.2.10", "", founds=True, pki={"key": ""})
+    moving.save(intake.membership.with_name(MOVING))
+    assert intake.look().node == before, "it is not there yet"
+    replace(moving, placed=True).save(intake.membership.with_name(MOVING))
+    Moved(DatastoreType.ETCD, "x", "").save(intake.membership.with_name(MOVED))
+    for again in (intake, world.intake()):
+        taken = again.look()
+        assert taken.node is not None and taken.failures == ()
+        assert taken.node.config == replace(
+            before.config, datastore=replace(before.config.datastore, type=DatastoreType.ETCD)
+        )
+        # With a version that it follows, or without.
+        follow(intake, {"datastore.type": "dqlite"} if said else {})
+    world.document(GOOD + "  datastore: {type: etcd}\n")
+    assert world.intake().look().failures == (), "that is so"
+    world.document(GOOD + "  datastore: {type: external}\n")
+    [failure] = world.intake().look().failures
+    assert "basalt datastore move" in failure.remedy or failure.code != "fixed-setting"
+
+
+def test_a_worker_follows_its_cluster_to_another_datastore(world: World) -> None:
+    world.document(WORKER)
+    intake = world.intake()
+    Membership(SETTINGS, ("192.0.2.1",)).save(intake.membership)
+    assert intake.look().node is not None
+    Followed(2, "", settings.stored_in(SETTINGS, DatastoreType.ETCD), {}).save(intake.followed)
+    taken = intake.look()
+    assert taken.node is not None and taken.failures == ()
+    assert taken.node.config.datastore.type is DatastoreType.ETCD
 
 
 @pytest.mark.parametrize("text", [GOOD, WORKER], ids=["one of several control planes", "worker"])

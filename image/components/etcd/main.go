@@ -45,6 +45,8 @@ func utility() *cobra.Command {
 		etcdutl.NewMigrateCommand(),
 		etcdutl.NewVersionCommand(),
 		newSalvageCommand(),
+		newExportCommand(),
+		newImportCommand(),
 	)
 	return root
 }
