@@ -104,7 +104,10 @@ def waits(node: Container, stage: str, behind: tuple[str, ...]) -> bool:
 
 def signed_anew(node: Container, old: str) -> bool:
     """Whether a CA signs that is not the old one, and everything the node has of it was signed by it."""
-    answer: dict[str, Any] = json.loads(node.run("basalt certificates --json").stdout)
+    told = node.run("basalt certificates --json", check=False)
+    if not told.ok:
+        return False  # It has only just been switched on.
+    answer: dict[str, Any] = json.loads(told.stdout)
     issuers = {each["name"]: each["issuer"] for each in answer["certificates"]}
     now = node.run("cat /etc/kubernetes/pki/ca.crt").stdout
     own = {issuers[name] for name in ("kubelet", "kubelet-client", "agent", "basalt-api", "kube-proxy")}
