@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dbus_fast.aio import MessageBus
 
 NAME = "org.freedesktop.systemd1"
+UNIT_INTERFACE = "org.freedesktop.systemd1.Unit"
 MANAGER = "/org/freedesktop/systemd1"
 RUNNING = ("active", "reloading", "activating")
 
@@ -90,6 +91,11 @@ class Systemd:
         if pid and unit.up and (since := started_at(pid)):
             self._main[unit.name] = pid, since
         return pid
+
+    async def unfit(self, unit: Unit) -> bool:
+        """Whether a condition of the unit was not met when it was last to be started: it is not for this machine."""
+        asked = await self._property(unit, UNIT_INTERFACE, "ConditionTimestampMonotonic")
+        return bool(asked) and not await self._property(unit, UNIT_INTERFACE, "ConditionResult")
 
     async def start(self, name: str) -> None:
         """Queue a start."""

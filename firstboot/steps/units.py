@@ -30,8 +30,13 @@ class Running:
         unit = machine.units.get(name)
         if unit and unit.active == "deactivating":
             return Finding(f"{name}.service", "wait", "is stopping")
-        if unit is None or not unit.running:
-            return Finding(f"{name}.service", "start", f"is {unit.active if unit else 'unknown'}")
+        if unit is None:
+            return Finding(f"{name}.service", "start", "is unknown")
+        if not unit.running:
+            # Each start that does nothing ends a job, and with it the agent's rest: it would ask for ever.
+            if await machine.systemd.unfit(unit):
+                return None
+            return Finding(f"{name}.service", "start", f"is {unit.active}")
         pid = await machine.systemd.main_pid(unit)
         found = revision_of(pid)
         # A process that systemd has forked and not yet turned into the service has systemd's own environment.

@@ -283,6 +283,9 @@ class Plane:
     async def main_pid(self, unit: Unit) -> int:
         return 0
 
+    async def unfit(self, unit: Unit) -> bool:
+        return False
+
     async def run(self) -> None:
         """Make rounds until the power is cut."""
         try:

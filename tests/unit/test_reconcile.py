@@ -106,9 +106,10 @@ def test_a_lasting_verdict_is_not_sought_again_until_it_is_old() -> None:
 class Jobs:
     """Records what systemd would be asked to do."""
 
-    def __init__(self, pid: int = 0) -> None:
+    def __init__(self, pid: int = 0, *, fit: bool = True) -> None:
         self.asked: list[tuple[str, str]] = []
         self.pid = pid
+        self.fit = fit
 
     async def start(self, name: str) -> None:
         self.asked.append(("start", name))
@@ -121,6 +122,9 @@ class Jobs:
 
     async def main_pid(self, unit: Unit) -> int:
         return self.pid
+
+    async def unfit(self, unit: Unit) -> bool:
+        return not self.fit
 
 
 def unit(active: str) -> dict[str, Unit]:
@@ -150,6 +154,12 @@ def test_a_unit_runs_with_the_inputs_of_now(
     jobs = Jobs(pid=1)
     asyncio.run(converge([Running(kubelet)], machine(unit(active), jobs)))
     assert jobs.asked == ([job] if job else [])
+
+
+def test_a_unit_that_its_own_conditions_keep_from_starting_is_not_asked_again() -> None:
+    jobs = Jobs(fit=False)
+    passed = asyncio.run(converge([Running(service("kubelet"))], machine(unit("inactive"), jobs)))
+    assert jobs.asked == [] and passed.findings == ()
 
 
 @pytest.mark.parametrize(("active", "stops"), [("active", True), ("activating", True), ("inactive", False)])
