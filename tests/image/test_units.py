@@ -52,6 +52,7 @@ WAIVED: dict[str, tuple[frozenset[str], str]] = {
     ),
     "flanneld.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
     "kube-proxy.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
+    "virtual-address.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
 }  # fmt: skip
 # Services to which the above does not apply at all.
 UNCONFINED = {
