@@ -3,9 +3,10 @@
 
     python3 -m pytest -p tests.timebox --started=$(date +%s) --minutes=65 tests
 
-Once the minutes are over no further test on a machine begins, nor a variant, and what runs goes on to its own end.
-Those that were left out are named at the end. Variants prove with another datastore what a test has proven already,
-and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
+Once the minutes are over no further test on a machine begins, nor a late one or a variant, and what runs goes on to its
+own end. Those that were left out are named at the end. Late ones come after the tests on machines: what they prove
+happens to a cluster once in its life. Variants prove with another datastore what a test has proven already, and come
+last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put variants last."""
-    items.sort(key=is_variant)
+    """Put late tests and variants last."""
+    items.sort(key=turn)
 
 
-def is_variant(item: pytest.Item) -> bool:
-    """Whether other tests prove the same, but for the datastore."""
-    return item.get_closest_marker("variant") is not None
+def turn(item: pytest.Item) -> int:
+    """Return when a test has its turn: 1 for late ones, 2 for variants, 0 for all others."""
+    return 2 if item.get_closest_marker("variant") else 1 if item.get_closest_marker("late") else 0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,7 +44,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin nothing on a machine when time is over."""
     minutes = item.config.getoption("--minutes")
     end = item.config.getoption("--started") + minutes * 60
-    if minutes and time.time() > end and (item.get_closest_marker("vm") or is_variant(item)):
+    if minutes and time.time() > end and (item.get_closest_marker("vm") or turn(item)):
         pytest.skip(LEFT_OUT)
 
 

@@ -19,13 +19,19 @@ from .host import built_tree, empty, lacking
 
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
+EVERYDAY = "test_cluster"
+"""The file of what happens to every cluster."""
 DATASTORES = ("dqlite", pytest.param("etcd", marks=pytest.mark.variant))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test here a time limit."""
+    """Give every test here a time limit, and those of what is done to a cluster once in its life a late turn."""
     for item in items:
-        if HERE in item.path.parents and config.pluginmanager.hasplugin("timeout"):
+        if HERE not in item.path.parents:
+            continue
+        if item.path.stem != EVERYDAY:
+            item.add_marker(pytest.mark.late)
+        if config.pluginmanager.hasplugin("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 
