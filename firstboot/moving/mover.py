@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 
 OUTAGE = 40.0
 """Seconds for which services stop and start, beside what the copying takes."""
+FURTHER = 70.0
+"""Seconds more for each other control plane: its API server does not end by itself when its datastore has."""
 COPIES = 5
 """Of the data there will be a copy, its snapshot, that in the other form, the new datastore and its log."""
 PATIENCE = 120.0
@@ -131,7 +133,7 @@ class Mover:
                 await source.store.snapshot(folder / SNAPSHOT)
                 made, contents = await transfer(_kind(source), folder / SNAPSHOT, to, folder)
                 await self.stores(to).build(source.node, made, folder / "built")
-            return self._told(source, to, others, size, contents, self.clock() - began + OUTAGE)
+            return self._told(source, to, others, size, contents, self.clock() - began + outage(others))
 
     async def move(self, to: DatastoreType) -> Forecast:
         """Decide that the datastore is the other one; the agents then make it so. Raises Refused and BasaltError.
@@ -220,7 +222,7 @@ class Mover:
             finally:
                 self._move = ""
         self.custodian.decided()
-        return self._told(source, to, others, size, contents, self.clock() - began + OUTAGE)
+        return self._told(source, to, others, size, contents, self.clock() - began + outage(others))
 
     async def _require(self, source: Source, to: DatastoreType) -> tuple[str, ...]:
         """Return the other control planes. Raises Refused where the datastore cannot be moved now."""
@@ -344,6 +346,11 @@ class Mover:
         return Forecast(
             _kind(source), to, size, contents.keys, contents.revision, round(seconds), source.node.ip, others
         )
+
+
+def outage(others: Sequence[str]) -> float:
+    """Return the seconds without writes that are to be expected beside the copying; others: rest one by one."""
+    return OUTAGE + FURTHER * len(others)
 
 
 def _kind(source: Source) -> DatastoreType:

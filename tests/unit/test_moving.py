@@ -23,7 +23,7 @@ from firstboot.kube import Client
 from firstboot.moving import mover, partaker
 from firstboot.moving.course import USERS
 from firstboot.moving.messages import Question, Rest, Resting
-from firstboot.moving.mover import OUTAGE, Forecast
+from firstboot.moving.mover import Forecast, outage
 from firstboot.moving.records import Moved, Moving, failures
 from firstboot.pki import ca
 from firstboot.steps.model import Machine
@@ -185,7 +185,7 @@ def test_what_a_move_would_be_is_told_after_it_was_tried_and_nothing_stops(
     told = asyncio.run(go())
     size = (fleet.first.stores[DQLITE].folder / "data").stat().st_size
     assert told == Forecast(DQLITE, ETCD, size, len(KEYS), REVISION, told.seconds, HOSTS[0], HOSTS[1:])
-    assert told.seconds >= OUTAGE
+    assert told.seconds >= outage(HOSTS[1:]) > outage(()) > 0
 
 
 def test_and_back_again_under_another_authority(three: Fleet, tmp_path: Path) -> None:
