@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from functools import partial
 
+import pytest
+
 from firstboot.codes import Code
 from firstboot.report.status import Phase
 
@@ -30,6 +32,7 @@ def test_one_control_plane_there_and_back(bare: Cluster) -> None:
     assert refused.code == 1 and "dqlite already" in refused.stderr, refused
 
 
+@pytest.mark.parametrize("cluster", ["dqlite"], indirect=True)
 def test_three_control_planes_there_and_back(cluster: Cluster) -> None:
     cluster.wait_whole()
     before = uids(cluster.nodes[CONTROL_PLANES[0]])
@@ -44,6 +47,9 @@ def test_three_control_planes_there_and_back(cluster: Cluster) -> None:
     )
 
 
+# Not seen through in containers yet; unit tests cut the power of either side at every change of its disk.
+@pytest.mark.soak
+@pytest.mark.parametrize("cluster", ["dqlite"], indirect=True)
 def test_who_moves_it_is_killed(cluster: Cluster) -> None:
     """Before it has decided or after: all have one datastore, with all that was acknowledged."""
     for decided in (False, True):
