@@ -314,15 +314,15 @@ class Agent:
 
         if not self._course().certificates.certificate("agent").certificate.exists():
             raise NotYet("the node has no certificates yet", "Ask again when the node is ready.")
-        return Steward(self.client, may=self._may_change_settings, changed=self._settings_changed)
+        return Steward(self.client, may=self._may_change_settings, changed=partial(self._look_anew, SETTINGS))
 
     def _may_change_settings(self) -> None:
         if not self._course().node.config.role.has_control_plane:
             raise NotYet("a worker changes no settings", "Ask a control plane.")
 
-    def _settings_changed(self) -> None:
-        """Follow at once what was asked of this node; the others look every few seconds."""
-        self._course().verdicts.forget(SETTINGS)
+    def _look_anew(self, step: str) -> None:
+        """Have a step follow at once what was asked of this node; the others look every few seconds."""
+        self._course().verdicts.forget(step)
         self.wake.set()
 
     @cached_property
@@ -335,7 +335,7 @@ class Agent:
             authority=lambda: self._course().certificates.certificate("agent").ca,
             known=lambda: self._course().node.rotation,
             may=self._may_rotate,
-            changed=self._rotation_changed,
+            changed=partial(self._look_anew, ROTATION),
         )
 
     def _may_rotate(self) -> None:
@@ -343,10 +343,6 @@ class Agent:
             raise NotYet("a worker replaces no CA", "Ask a control plane.")
         if not self._serves():
             raise NotYet("the control plane is not ready yet", "Ask again when the node is ready.")
-
-    def _rotation_changed(self) -> None:
-        self._course().verdicts.forget(ROTATION)
-        self.wake.set()
 
     def _source(self) -> Source:
         """Return what a backup is taken of. Raises NotYet where there is no datastore."""

@@ -36,7 +36,7 @@ from firstboot.moving.messages import (
 )
 from firstboot.moving.mover import Ask
 from firstboot.moving.records import Moving
-from firstboot.steps.restore import RESTING
+from firstboot.steps.restore import busy
 from firstboot.systemd import Unit
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Partaker:
 
     def look(self, units: Mapping[str, Unit]) -> None:
         """Note whether all rests; units: as a round has found them in which nothing is started any more."""
-        self._rests = all(units[each].active in RESTING for each in USERS if each in units)
+        self._rests = next(busy(USERS, units), None) is None
 
     def follow(self) -> None:
         """Ask what has come of the move, if there is one and it is time to; call it again and again."""

@@ -23,7 +23,7 @@ from firstboot.probes import Probe
 from firstboot.report.status import now
 from firstboot.services.model import Node
 from firstboot.steps.model import Finding, Machine
-from firstboot.steps.restore import RESTING
+from firstboot.steps.restore import busy
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,8 @@ class Place:
         record = await asyncio.to_thread(Moving.load, self.places.moving)
         if record is None:
             return None
-        for unit in self.units:
-            if unit in machine.units and machine.units[unit].active not in RESTING:
-                return Finding(f"{unit}.service", "wait", "is stopping")
+        if unit := next(busy(self.units, machine.units), None):
+            return Finding(f"{unit}.service", "wait", "is stopping")
         if record.failed:
             return Finding(str(self.places.folder(record.to)), "remove", "the new datastore did not start")
         if not record.decided:

@@ -44,8 +44,8 @@ class Restore:
         decided = await asyncio.to_thread(Decided.load, self.places.decided)
         if decided is None:
             return None
-        if busy := next(_busy(self.units, machine.units), None):
-            return Finding(f"{busy}.service", "wait", "is stopping")
+        if unit := next(busy(self.units, machine.units), None):
+            return Finding(f"{unit}.service", "wait", "is stopping")
         what = (
             "it goes on with this member alone"
             if decided.alone
@@ -84,5 +84,6 @@ class Restore:
             files.remove(record)
 
 
-def _busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
+def busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
+    """Return those of the names whose units do not rest yet; units: as systemd knows them, by name."""
     return (name for name in names if name in units and units[name].active not in RESTING)

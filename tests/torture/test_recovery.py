@@ -224,11 +224,7 @@ def test_the_last_of_three_has_all_that_was_acknowledged(
     result = torture.verify(goes_on.endpoint)
     assert result["broken"] == {}, result["instances"]
     assert result["survivors"] > 0
-    after = Torture(programs.torture, goes_on.endpoint, folder / "after", "/registry/after/")
-    finish(after.write(1.0))
-    told = after.verify()
-    assert told["broken"] == {} and told["made"] > 0, told["instances"]
-    assert min(revisions(after.journal)) > found.revision + LEAP, "behind all that anybody has seen"
+    goes_on_ahead(goes_on, programs, folder, found.revision)
     if isinstance(goes_on, Dqlite) and isinstance(lost, Dqlite):
         refuses(goes_on, lost)
         takes_in(goes_on, authority, programs, folder)
@@ -278,3 +274,12 @@ def test_of_two_that_are_left_the_one_to_recover_is_told_by_its_log(
     goes_on.start()
     result = torture.verify(goes_on.endpoint)
     assert result["broken"] == {}, result["instances"]
+
+
+def goes_on_ahead(store: Store, programs: Programs, folder: Path, revision: int) -> None:
+    """See that what is written from now on is ahead of all that anybody has seen, up to the revision."""
+    after = Torture(programs.torture, store.endpoint, folder / "after", "/registry/after/")
+    finish(after.write(1.0))
+    told = after.verify()
+    assert told["broken"] == {} and told["made"] > 0, told["instances"]
+    assert min(revisions(after.journal)) > revision + LEAP, "behind all that anybody has seen"
