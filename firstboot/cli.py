@@ -282,7 +282,7 @@ def version(arguments: argparse.Namespace) -> int:
 
 def agent(_arguments: argparse.Namespace) -> int:
     """Run the agent."""
-    from firstboot.agent import main as run
+    from firstboot.agent.process import main as run
 
     return run()
 

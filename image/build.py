@@ -31,7 +31,7 @@ STAGED = {
 }
 # systemd-pull looks here for the keys it trusts; Debian's own file names people who do not sign Basalt.
 UPDATE_KEYRING = "usr/lib/systemd/import-pubring.gpg"
-# Where the node reads which Kubernetes it is: firstboot/agent.py.
+# Where the node reads which Kubernetes it is: firstboot/agent/standing.py.
 KUBERNETES_VERSION = "usr/share/basalt/kubernetes-version"
 
 

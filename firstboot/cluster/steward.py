@@ -41,7 +41,7 @@ class Steward:
     """
 
     client: Client
-    may: Callable[[], None]
+    may: Callable[[], object]
     changed: Callable[[], None]
 
     async def versions(self) -> Versions | None:

@@ -34,18 +34,18 @@ OTHER = "192.0.2.8"
 def planned(tmp_path: Path, record: Moving, systemd: Obedient) -> list[tuple[str, str]]:
     """Make rounds with the record, and return what the last one would go on with."""
     agent = agent_of(tmp_path, systemd, control_planes=("192.0.2.7", OTHER))
-    agent.places = Places(tmp_path, (tmp_path / "k8s-dqlite", tmp_path / "etcd"), owner=None)
-    LeftBehind(OTHER, "2026-11-23T09:00:00Z").save(agent.places.left_behind)
-    record.save(agent.places.moving)
+    agent.standing.places = Places(tmp_path, (tmp_path / "k8s-dqlite", tmp_path / "etcd"), owner=None)
+    LeftBehind(OTHER, "2026-11-23T09:00:00Z").save(agent.standing.places.left_behind)
+    record.save(agent.standing.places.moving)
 
     async def go() -> list[tuple[str, str]]:
         for _ in range(2):
             await agent.round()
-        return [(step.step, step.action) for step in await agent.plan()]
+        return [(step.step, step.action) for step in await agent.answers.plan()]
 
     found = asyncio.run(go())
-    [told] = [each for each in agent.status().failures if each.code == "datastore-moves"]
-    assert OTHER in told.found and agent.status().phase is not Phase.READY
+    [told] = [each for each in agent.answers.status().failures if each.code == "datastore-moves"]
+    assert OTHER in told.found and agent.answers.status().phase is not Phase.READY
     return found
 
 
@@ -66,20 +66,16 @@ def test_only_the_new_datastore_runs_until_it_has_answered(tmp_path: Path) -> No
 
 def test_what_nodes_ask_is_asked_of_the_datastore_of_now(tmp_path: Path) -> None:
     agent = agent_of(tmp_path, Obedient(), control_planes=("192.0.2.7", OTHER))
-    paths = {resource.canonical for resource in agent.for_nodes().router.resources()}
+    paths = {resource.canonical for resource in agent.answers.for_nodes().router.resources()}
     assert {MOVE, REST, "/v1/join", "/v1/fence"} <= paths
-    assert agent._partners().outside() == frozenset()
-    Moved(ETCD, "x", "", awaited=(OTHER,)).save(agent.places.moved)
-    assert agent._partners().outside() == {OTHER}
-    assert agent.mover.describe(ETCD).authority("etcd/ca").name == "etcd/ca"
-    assert agent.course is not None
-    agent.course.node = replace(
-        agent.course.node,
-        config=replace(
-            agent.course.node.config, datastore=replace(agent.course.node.config.datastore, type=ETCD)
-        ),
-    )
-    assert type(agent._partners()).__name__ == "EtcdPartners"
+    assert agent.answers.partners().outside() == frozenset()
+    Moved(ETCD, "x", "", awaited=(OTHER,)).save(agent.standing.places.moved)
+    assert agent.answers.partners().outside() == {OTHER}
+    assert agent.answers.mover.describe(ETCD).authority("etcd/ca").name == "etcd/ca"
+    course = agent.standing.known()
+    datastore = replace(course.node.config.datastore, type=ETCD)
+    course.node = replace(course.node, config=replace(course.node.config, datastore=datastore))
+    assert type(agent.answers.partners()).__name__ == "EtcdPartners"
 
 
 @pytest.fixture(scope="module")

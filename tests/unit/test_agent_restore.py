@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from firstboot.agent import Agent, Course
+from firstboot.agent.rounds import Agent
+from firstboot.agent.standing import Course, Standing
 from firstboot.backup.places import Decided, Places
 from firstboot.cluster.fence import LeftBehind
 from firstboot.cluster.leaving import Leaver
@@ -79,8 +80,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def described(config: Config, name: str, addresses: Sequence[str]) -> Catalogue:
         return catalogue(config, name, addresses, tmp_path / "kubernetes").unowned()
 
-    monkeypatch.setattr("firstboot.agent.plan", lambda *_: ())
-    monkeypatch.setattr("firstboot.agent.catalogue", described)
+    monkeypatch.setattr("firstboot.agent.standing.plan", lambda *_: ())
+    for user in ("standing", "answers"):
+        monkeypatch.setattr(f"firstboot.agent.{user}.catalogue", described)
     monkeypatch.setattr("firstboot.datastores.dqlite.FOLDER", tmp_path / "k8s-dqlite")
 
 
@@ -91,41 +93,40 @@ def agent_of(
     intake = Decidedly(tmp_path)
     intake.node = replace(intake.node, control_planes=control_planes)
     memory = Memory(Ledger(), applied or Applied(), intake.membership)
-    return Agent(
-        cast(Systemd, systemd),
+    standing = Standing(
         Silent(),
-        cast(Intake, intake),
-        Milestones(tmp_path / "milestones.json"),
         memory,
         Leaver(cast(Systemd, systemd), Silent(), tmp_path / "leaving.json"),
+        Places(tmp_path, (tmp_path / "k8s-dqlite",), owner=None),
         course=Course.of(intake.node, memory, ["192.0.2.7"]),
         was_ready=True,
-        places=Places(tmp_path, (tmp_path / "k8s-dqlite",), owner=None),
     )
+    milestones = Milestones(tmp_path / "milestones.json")
+    return Agent(cast(Systemd, systemd), cast(Intake, intake), milestones, standing)
 
 
 def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -> None:
     systemd, applied = Running(), Applied()
     applied.note(OBJECT)
     agent = agent_of(tmp_path, systemd, applied)
-    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}).save(agent.places.decided)
+    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}).save(agent.standing.places.decided)
 
     async def go() -> list[tuple[str, str]]:
         for _ in range(2):
             await agent.round()
-        return [(step.step, step.action) for step in await agent.plan()]
+        return [(step.step, step.action) for step in await agent.answers.plan()]
 
-    agent.current = replace(agent.current, phase=Phase.READY)
-    agent.datastore.decided()
-    assert agent.status().phase is Phase.STARTING, "before the next round, too"
+    agent.standing.current = replace(agent.standing.current, phase=Phase.READY)
+    agent.answers.datastore.decided()
+    assert agent.answers.status().phase is Phase.STARTING, "before the next round, too"
     planned = asyncio.run(go())
     assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
     order = [systemd.asked.index(f"stop {unit}") for unit in ("kubelet", "kube-apiserver", "etcd")]
     assert order == sorted(order), "what writes ends while it still can"
     assert planned[-1] == ("restore", "wait") and len(planned) == len(UNITS)
-    assert agent.status().phase is Phase.STARTING and not agent.was_ready
+    assert agent.answers.status().phase is Phase.STARTING and not agent.standing.was_ready
     assert not applied.fresh(OBJECT), "the objects are in another datastore then"
-    assert agent.places.decided.exists()
+    assert agent.standing.places.decided.exists()
 
 
 class Obedient(Running):
@@ -146,20 +147,22 @@ def test_the_datastore_rests_while_its_data_is_looked_at_and_nothing_else_is_don
         enough = asyncio.Event()
 
         async def look() -> None:
-            async with agent.datastore.rest():
+            async with agent.answers.datastore.rest():
                 assert systemd.asked == ["stop k8s-dqlite"], "what runs goes on, and nothing is started"
                 await enough.wait()
 
         looking = asyncio.create_task(look())
         await asyncio.sleep(0)
-        assert agent.wake.is_set()
+        assert agent.standing.wake.is_set()
         for _ in range(3):
             await agent.round()
-        assert [(step.step, step.action) for step in await agent.plan()] == [("stopped:k8s-dqlite", "none")]
+        assert [(step.step, step.action) for step in await agent.answers.plan()] == [
+            ("stopped:k8s-dqlite", "none")
+        ]
         assert not looking.done()
         enough.set()
         await looking
-        assert await agent.plan() == [], "then all is as before"
+        assert await agent.answers.plan() == [], "then all is as before"
 
     asyncio.run(go())
 
@@ -167,44 +170,44 @@ def test_the_datastore_rests_while_its_data_is_looked_at_and_nothing_else_is_don
 def test_a_datastore_that_does_not_stop_is_not_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("firstboot.agent.REST_SECONDS", 0.01)
+    monkeypatch.setattr("firstboot.agent.rest.REST_SECONDS", 0.01)
     agent = agent_of(tmp_path, Running())
 
     async def go() -> None:
         with pytest.raises(BasaltError, match="k8s-dqlite does not stop"):
-            async with agent.datastore.rest():
+            async with agent.answers.datastore.rest():
                 pass
 
     asyncio.run(go())
-    assert agent.rest is None
+    assert agent.standing.rest is None
 
 
 def test_a_control_plane_that_was_left_behind_stops_everything_and_may_be_reset(tmp_path: Path) -> None:
     systemd = Obedient()
     agent = agent_of(tmp_path, systemd, control_planes=("192.0.2.7", "192.0.2.8"))
-    agent.leaver.require = lambda: None
-    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.places.left_behind)
+    agent.standing.leaver.require = lambda: None
+    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.standing.places.left_behind)
 
     async def go() -> None:
         for _ in range(2):
             await agent.round()
         assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
-        found = agent.status()
+        found = agent.answers.status()
         assert (found.phase, [each.code for each in found.failures]) == (Phase.DEGRADED, ["left-behind"])
         assert "192.0.2.8" in found.failures[0].found and found.components == {}
-        assert await agent.reset(force=False) == "node-1", "nobody counts on it"
+        assert await agent.answers.reset(force=False) == "node-1", "nobody counts on it"
 
     asyncio.run(go())
 
 
 def test_a_recovery_makes_a_machine_that_was_left_behind_a_cluster_again(tmp_path: Path) -> None:
     agent = agent_of(tmp_path, Running())
-    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.places.left_behind)
-    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}, alone="192.0.2.7").save(agent.places.decided)
+    LeftBehind("192.0.2.8", "2026-11-23T09:00:00Z").save(agent.standing.places.left_behind)
+    Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}, alone="192.0.2.7").save(agent.standing.places.decided)
 
     async def go() -> str:
         await agent.round()
-        return (await agent.plan())[-1].step
+        return (await agent.answers.plan())[-1].step
 
     assert asyncio.run(go()) == "restore"
-    assert agent.status().failures == ()
+    assert agent.answers.status().failures == ()

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from firstboot import factory
-from firstboot.agent import Agent, Course
+from firstboot.agent.rounds import Agent
+from firstboot.agent.standing import Course, Standing
 from firstboot.api.node import NotYet
 from firstboot.backup.places import Places
 from firstboot.cluster.leaving import ANNOTATION, STOPPED, Departure, Leaver, company
@@ -278,59 +279,54 @@ def test_who_is_not_alone(
 
 def agent(world: World, node: Node | None = None) -> Agent:
     """Return an agent whose machine the world plays."""
-    made = Agent(
-        cast("Systemd", world.manager),
-        cast("Client", world.api),
-        Intake(world.folder),
-        Milestones(world.folder / "milestones.json"),
-        cast("Memory", None),
-        world.leaver,
-        places=Places(world.folder, (), owner=None),
+    standing = Standing(
+        cast("Client", world.api), cast("Memory", None), world.leaver, Places(world.folder, (), owner=None)
     )
     if node is not None:
-        made.course = cast("Course", type("", (), {"node": node})())
-    return made
+        standing.course = cast("Course", type("", (), {"node": node})())
+    milestones = Milestones(world.folder / "milestones.json")
+    return Agent(cast("Systemd", world.manager), Intake(world.folder), milestones, standing)
 
 
 def test_the_agent_resets_one_that_is_alone_and_shows_it(world: World) -> None:
     world.api.answers, world.api.nodes = {LOCAL: (200, {})}, ["cp-1"]
     made = agent(world, FOUNDER)
     part = Part(State.HEALTHY)
-    made.current = Status(phase=Phase.READY, components={"kubelet": part, "kube-apiserver": part})
-    assert asyncio.run(made.reset(force=False)) == "cp-1"
+    made.standing.current = Status(phase=Phase.READY, components={"kubelet": part, "kube-apiserver": part})
+    assert asyncio.run(made.answers.reset(force=False)) == "cp-1"
     for _ in range(len(STOPPED) + 1):
         asyncio.run(made.round())
-    shown = made.status()
+    shown = made.answers.status()
     assert (shown.phase, shown.node.name, shown.components) == (Phase.LEAVING, "cp-1", {})
     assert world.manager.asked[-1] == "power off"
     with pytest.raises(NotYet, match="a node that is leaving removes no other nodes"):
-        asyncio.run(made.remove_node("w-1", False, 60))
+        asyncio.run(made.answers.remove_node("w-1", False, 60))
 
 
 def test_the_agent_refuses_a_reset_that_others_would_miss_or_that_cannot_be(world: World) -> None:
     made = agent(world, WORKER)
     with pytest.raises(Refused, match="w-1 is a member of a cluster") as raised:
-        asyncio.run(made.reset(force=False))
+        asyncio.run(made.answers.reset(force=False))
     assert "basalt remove-node w-1" in raised.value.failures[0].remedy
-    assert asyncio.run(made.reset(force=True)) == "w-1"
+    assert asyncio.run(made.answers.reset(force=True)) == "w-1"
     world.leaver.departure = None
     world.firmware = "no EFI variables"
     with pytest.raises(Refused, match="no EFI variables"):
-        asyncio.run(made.reset(force=True))
+        asyncio.run(made.answers.reset(force=True))
     assert world.leaver.departure is None
     with pytest.raises(NotYet, match="a worker removes no other nodes"):
-        asyncio.run(made.remove_node("cp-1", False, 60))
+        asyncio.run(made.answers.remove_node("cp-1", False, 60))
 
 
 def test_the_agent_leaves_once_its_node_says_so(world: World) -> None:
     world.api.answers = {LOCAL: (200, NODE), OTHER: (200, NODE)}
     made = agent(world, WORKER)
-    made.current = Status(phase=Phase.READY, components={"api-balancer": Part(State.HEALTHY)})
+    made.standing.current = Status(phase=Phase.READY, components={"api-balancer": Part(State.HEALTHY)})
     asyncio.run(made.round())
-    assert made.wake.is_set() and world.manager.asked == []
+    assert made.standing.wake.is_set() and world.manager.asked == []
     for _ in range(len(STOPPED) + 1):
         asyncio.run(made.round())
-    assert (made.status().phase, [each.code for each in made.status().failures]) == (
+    assert (made.answers.status().phase, [each.code for each in made.answers.status().failures]) == (
         Phase.LEAVING,
         ["leave-waits"],
     )
@@ -340,7 +336,7 @@ def test_the_agent_leaves_once_its_node_says_so(world: World) -> None:
 
 
 def test_a_machine_without_a_document_can_be_reset(world: World) -> None:
-    assert asyncio.run(agent(world).reset(force=False)) == ""
+    assert asyncio.run(agent(world).answers.reset(force=False)) == ""
     assert world.leaver.departure == Departure("")
 
 

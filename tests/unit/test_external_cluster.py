@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from firstboot.agent import Agent, Course
+from firstboot.agent.rounds import Agent
+from firstboot.agent.standing import Course, Standing
 from firstboot.backup.custodian import Custodian
 from firstboot.backup.locks import Passphrase
 from firstboot.backup.making import Source
@@ -229,13 +230,13 @@ def test_the_status_shows_it_as_a_component_with_failures_of_its_own(tmp_path: P
     course = Course.of(node, memory, [node.ip])
     leaver = Leaver(cast(Systemd, None), cast(Client, None), tmp_path / "leaving.json")
     intake, milestones = cast(Intake, None), Milestones(tmp_path / "milestones.json")
-    agent = Agent(cast(Systemd, None), cast(Client, None), intake, milestones, memory, leaver)
-    agent.places = Places(tmp_path, (), owner=None)
+    standing = Standing(cast(Client, None), memory, leaver, Places(tmp_path, (), owner=None))
+    agent = Agent(cast(Systemd, None), intake, milestones, standing)
     parts = {service.unit: Part(State.HEALTHY) for service in course.wanted.all_services}
     taken = Taken(Facts("cp-1"), node=node, addresses=(node.ip,))
 
     def shown() -> Status:
-        return agent._running(taken, course, Pass((), {}, ()), parts)
+        return agent.account.running(taken, course, Pass((), {}, ()), parts)
 
     assert next(iter(shown().components.items())) == ("datastore", Part(State.STARTING, "not asked yet"))
     assert shown().phase is Phase.STARTING
@@ -245,8 +246,8 @@ def test_the_status_shows_it_as_a_component_with_failures_of_its_own(tmp_path: P
     status = shown()
     assert status.components["datastore"] == Part(State.STARTING, reason or "")
     assert [failure.code for failure in status.failures] == [Code.DATASTORE_REFUSES] * 2
-    agent.current = status
-    assert not agent._serves(), "nobody is let in"
+    agent.standing.current = status
+    assert not agent.standing.serves(), "nobody is let in"
 
 
 def test_there_is_no_member_to_add_or_to_take_out(tmp_path: Path) -> None:

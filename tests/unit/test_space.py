@@ -48,15 +48,14 @@ def identity(shortage: Failure | None) -> Failure | None:
 
 def test_a_node_without_room_is_not_ready_although_all_services_are_well(tmp_path: Path) -> None:
     made = agent(tmp_path, node(), Api(FIRST))
-    course = made.course
+    course = made.standing.course
     assert course is not None
     full = Failure(Code.DISK_FULL, "/var/lib", "0 of 9 MiB are free on the disk", "Make room.")
     phases = []
     for shortage in (full, None, full, None):
-        made.shortage = partial(identity, shortage)
-        shown = made._running(
-            Taken(Facts("node-1"), node=course.node), course, Pass((), {}, ()), healthy(course)
-        )
+        made.account.shortage = partial(identity, shortage)
+        taken = Taken(Facts("node-1"), node=course.node)
+        shown = made.account.running(taken, course, Pass((), {}, ()), healthy(course))
         assert (full in shown.failures) is (shortage is not None)
         phases.append(shown.phase)
     assert phases == [Phase.STARTING, Phase.READY, Phase.DEGRADED, Phase.READY]
