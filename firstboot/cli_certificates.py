@@ -37,6 +37,9 @@ def add(
     what = rotating.add_mutually_exclusive_group()
     what.add_argument("--yes", action="store_true", help="really begin")
     what.add_argument(
+        "--request", action="store_true", help="print a signing request for a CA that another one signs"
+    )
+    what.add_argument(
         "--finish", action="store_true", help="forget the old CA, when nobody needs it any more"
     )
     what.add_argument("--cancel", action="store_true", help="forget the new CA, as long as it does not sign")
@@ -44,7 +47,9 @@ def add(
         "--without", action="append", default=[], metavar="NODE", help="finish without a node that is lost"
     )
     rotating.add_argument("--ca", type=Path, metavar="FILE", help="a CA of your own, and those above it")
-    rotating.add_argument("--key", dest="ca_key", type=Path, metavar="FILE", help="its key")
+    rotating.add_argument(
+        "--key", dest="ca_key", type=Path, metavar="FILE", help="its key, if not requested here"
+    )
     rotating.add_argument("--json", action="store_true", help="print JSON")
     rotating.set_defaults(command=lambda given: _rotate(client(given), given))
 
@@ -81,16 +86,24 @@ def _rotate(client: Client, given: argparse.Namespace) -> int:
         raise BasaltError(
             "--without goes with --finish", "The other stages wait for all nodes, or need none."
         )
-    if (given.ca is None) != (given.ca_key is None) or (given.ca and (given.finish or given.cancel)):
-        raise BasaltError("--ca and --key go together, and with the beginning", "Give both, or neither.")
+    if (given.ca_key and not given.ca) or (given.ca and (given.finish or given.cancel or given.request)):
+        raise BasaltError(
+            "--ca goes with the beginning, and --key with --ca",
+            "Without --key it is one that was requested here.",
+        )
+    if given.request:
+        return _request(client, given)
     if given.finish:
         query = {"without": ",".join(given.without)} if given.without else {}
         answer, after = client.post_json(f"{URL}/finish", "", query), FINISHED
     elif given.cancel:
         answer, after = client.post_json(f"{URL}/cancel", ""), CANCELLED
     else:
-        brought = json.dumps({"certificate": _read(given.ca), "key": _read(given.ca_key)}) if given.ca else ""
-        answer = client.post_json(URL, brought, {"dry-run": "false" if given.yes else "true"})
+        files = {"certificate": given.ca, "key": given.ca_key}
+        brought = {name: _read(path) for name, path in files.items() if path}
+        answer = client.post_json(
+            URL, json.dumps(brought) if brought else "", {"dry-run": "false" if given.yes else "true"}
+        )
         after = BEGUN if given.yes else _means(answer)
     dry = not (given.yes or given.finish or given.cancel)
     if given.json:
@@ -100,6 +113,16 @@ def _rotate(client: Client, given: argparse.Namespace) -> int:
     return EXIT_USAGE if dry else 0
 
 
+def _request(client: Client, given: argparse.Namespace) -> int:
+    answer = client.post_json(f"{URL}/request", "")
+    print(json.dumps(answer, indent=2) if given.json else answer["request"].rstrip())
+    if not given.json:
+        print(REQUESTED, file=sys.stderr)
+    return 0
+
+
+REQUESTED = """The key stays on this control plane. Have the request signed as a CA, and come back to this one with its
+certificate and those above it up to the root: `basalt certificates rotate-ca --ca FILE`."""
 FINISHED = """The old CA is being forgotten: within seconds no node believes it any more. Kubeconfigs and certificates
 that it signed are refused; get new ones (`basalt kubeconfig`)."""
 CANCELLED = "The new CA is being forgotten. It has signed nothing."

@@ -12,13 +12,14 @@ from firstboot.api import access
 from firstboot.api.answers import as_json
 from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.node import Node
-from firstboot.pki.ca import Given
+from firstboot.cluster.rotator import Brought
 
 
 def add_routes(app: web.Application, node: Node) -> None:
     """Add the requests to the API."""
     handlers = Handlers(node)
     app.router.add_post("/v1/certificates/rotate-ca", handlers.begin)
+    app.router.add_post("/v1/certificates/rotate-ca/request", handlers.request)
     app.router.add_post("/v1/certificates/rotate-ca/finish", handlers.finish)
     app.router.add_post("/v1/certificates/rotate-ca/cancel", handlers.cancel)
 
@@ -34,6 +35,10 @@ class Handlers:
         brought, dry = _brought(await request.read()), flag(request, "dry-run")
         return as_json((await self._node.rotator.begin(access.caller(request), brought, dry=dry)).to_dict())
 
+    async def request(self, _request: web.Request) -> web.Response:
+        """Make a key for an authority that somebody else signs, and tell the signing request."""
+        return as_json({"request": await self._node.rotator.request()})
+
     async def finish(self, request: web.Request) -> web.Response:
         """End it: the old authority is forgotten."""
         without = [name for name in request.query.get("without", "").split(",") if name]
@@ -44,20 +49,19 @@ class Handlers:
         return as_json((await self._node.rotator.cancel()).to_dict())
 
 
-def _brought(body: bytes) -> Given | None:
+def _brought(body: bytes) -> Brought | None:
     """Return the authority that somebody brings, None for an empty body; the key is not repeated in any error."""
     if not body:
         return None
     try:
         said: Any = json.loads(body)
-        pair = said["certificate"], said["key"]
-    except (ValueError, KeyError, TypeError):
-        pair = None, None
-    certificate, key = pair
-    if not (isinstance(certificate, str) and isinstance(key, str)):
+        certificate, key = said["certificate"], said.get("key")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        certificate = key = None
+    if not isinstance(certificate, str) or not isinstance(key, str | None):
         raise ApiError(
             ApiCode.BAD_REQUEST,
             "the body is no authority",
-            'Send nothing, or {"certificate": PEM, "key": PEM}.',
+            'Send nothing, or {"certificate": PEM, "key": PEM}; without a key for one that was requested here.',
         )
-    return Given(certificate.encode(), key.encode())
+    return Brought(certificate.encode(), None if key is None else key.encode())

@@ -17,8 +17,8 @@ from firstboot.cluster.rotation import Found, Rotation, Stage
 from firstboot.codes import Code
 from firstboot.failure import BasaltError, DocumentError, Failure, Refused
 from firstboot.kube import Client
-from firstboot.pki import ca, given, keys, overlap, pasted
-from firstboot.pki.ca import Authority, Given
+from firstboot.pki import ca, given, keys, overlap, pasted, requested
+from firstboot.pki.ca import Authority
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COMMAND = "`basalt certificates rotate-ca`"
+ELSEWHERE = (
+    f"Ask the control plane on which {COMMAND[:-1]} --request` was said, as each has a key of its own for that, or "
+    "bring the key too: --key FILE."
+)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """An authority that somebody brings, as PEM: its certificate and those above it up to the root, and its key.
+
+    key: None for the one that was made here with a signing request
+    """
+
+    certificate: bytes
+    key: bytes | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,13 @@ class Rotator:
         known = self.known()
         return None if known is None else Standing(known, ())
 
-    async def begin(self, author: str, brought: Given | None = None, *, dry: bool) -> Standing:
+    async def request(self) -> str:
+        """Return a signing request (PEM) for an authority that somebody else signs. Raises BasaltError."""
+        self.may()
+        async with self._lock:
+            return (await asyncio.to_thread(requested.request, self.authority(), datetime.now(UTC))).decode()
+
+    async def begin(self, author: str, brought: Brought | None = None, *, dry: bool) -> Standing:
         """Begin a rotation, with an authority that somebody brings or one of the cluster's own; dry: only say which.
 
         Raises DocumentError for what is brought and cannot be used, Refused, and BasaltError.
@@ -110,6 +131,8 @@ class Rotator:
         if not await rotation.put(self.client, made, before):
             await asyncio.to_thread(files.remove, place)
             raise _overtaken()
+        if requested.key_for(authority) == key:
+            await asyncio.to_thread(files.remove, authority.requested)
         self.changed()
 
     async def finish(self, without: Sequence[str]) -> Standing:
@@ -158,17 +181,16 @@ class Rotator:
 
 
 def prepared(
-    authority: Authority, author: str, brought: Given | None, at: datetime | None = None
+    authority: Authority, author: str, brought: Brought | None, at: datetime | None = None
 ) -> tuple[bytes, Rotation]:
     """Return the key (PEM) of the authority to come and the rotation to it. Raises DocumentError and BasaltError."""
     when = (at or datetime.now(UTC)).replace(microsecond=0)
     issuer = ca.load(authority, when)
     if brought is None:
         # Two authorities of one name would be hard to tell apart, for programs, too.
-        key, certificate = ca.anew(authority, f"{when:%Y-%m-%dT%H:%M:%SZ}", when)
+        key, certificate = ca.anew(authority, ca.era(when), when)
     else:
-        _require_usable(brought, when)
-        key, certificate = brought.key, brought.certificate
+        key, certificate = _usable(authority, brought, when)
     path = keys.read_certificates(certificate)
     if keys.public_pem(path[0].public_key()) == keys.public_pem(issuer.certificate.public_key()):
         failure = Failure(
@@ -201,16 +223,26 @@ def prepared(
     )
 
 
-def _require_usable(brought: Given, now: datetime) -> None:
-    """Raise DocumentError for an authority that somebody brings and that a document could not bring either."""
+def _usable(authority: Authority, brought: Brought, now: datetime) -> tuple[bytes, bytes]:
+    """Return key and certificate (PEM) of one that somebody brings.
+
+    Raises DocumentError for one that a document could not bring either, or that was not requested here.
+    """
     certificate = brought.certificate.decode(errors="replace")
-    found = (
-        (Code.BAD_CERTIFICATE, "certificate", given.certificate_problem(certificate, now)),
-        (Code.BAD_KEY, "key", pasted.key_problem(brought.key.decode(errors="replace"), certificate)),
-    )
-    failures = [Failure(code, path, *problem) for code, path, problem in found if problem]
-    if failures:
+    key = requested.key_for(authority) if brought.key is None else brought.key
+    problem = given.certificate_problem(certificate, now)
+    failures = [Failure(Code.BAD_CERTIFICATE, "certificate", *problem)] if problem else []
+    if key is None:
+        failures.append(
+            Failure(Code.BAD_KEY, "key", "no key, and this node has requested no certificate", ELSEWHERE)
+        )
+    elif problem := pasted.key_problem(key.decode(errors="replace"), certificate):
+        if brought.key is None:
+            problem = ("no key, and the certificate is for another than the one requested last", ELSEWHERE)
+        failures.append(Failure(Code.BAD_KEY, "key", *problem))
+    if failures or key is None:
         raise DocumentError(failures)
+    return key, brought.certificate
 
 
 def _pem(path: Sequence[Certificate]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from firstboot.pki.verdict import Sound, Verdict, moment, reason
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-    from cryptography.x509 import Certificate, KeyUsage
+    from cryptography.x509 import Certificate, KeyUsage, Name
 
 LIFETIME = timedelta(days=3652)
 """Ten years."""
@@ -89,6 +89,11 @@ class Authority:
     def key_to_come(self, rotation: str) -> Path:
         """Where the key is kept of the authority that a rotation is about, until that signs."""
         return self.certificate.with_name(f"{self.certificate.stem}-{rotation}.key")
+
+    @property
+    def requested(self) -> Path:
+        """Where the key is kept for which a certificate was requested elsewhere, see firstboot.pki.requested."""
+        return self.certificate.with_name(f"{self.certificate.stem}-requested.key")
 
 
 @dataclass(frozen=True)
@@ -371,19 +376,31 @@ def _may_sign(certificate: Certificate) -> bool:
         return False
 
 
-def _self_signed(
-    authority: Authority, key: CertificateIssuerPrivateKeyTypes, now: datetime, unit: str | None = None
-) -> bytes:
+def subject_of(authority: Authority, unit: str | None = None) -> Name:
+    """Return the subject of an authority of that kind; unit: what tells it from the first one."""
     from cryptography import x509
 
     attributes = [x509.NameAttribute(x509.NameOID.COMMON_NAME, authority.common_name)]
     if unit is not None:
         attributes.append(x509.NameAttribute(x509.NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
-    name = x509.Name(attributes)
+    return x509.Name(attributes)
+
+
+def era(now: datetime) -> str:
+    """Return what tells an authority of that time from those before: for people, and programs that look at names."""
+    return f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _self_signed(
+    authority: Authority, key: CertificateIssuerPrivateKeyTypes, now: datetime, unit: str | None = None
+) -> bytes:
+    from cryptography import x509
+
+    subject = subject_of(authority, unit)
     start = (now - BACKDATING).replace(microsecond=0)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (
-        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=key.public_key())
+        x509.CertificateBuilder(subject_name=subject, issuer_name=subject, public_key=key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
         .not_valid_after(start + LIFETIME)

@@ -74,6 +74,26 @@ class Company:
         made = builder.sign(signer, keys.digest_for(signer))
         return cls((made, *(parent.path if parent else ())), key)
 
+    @classmethod
+    def signed(cls, request: str, parent: Company, days: int = 30) -> str:
+        """Return what a company gives for a signing request: all that it asks for, and the path up to the root."""
+        asked = x509.load_pem_x509_csr(request.encode())
+        assert asked.is_signature_valid
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(
+            issuer_name=parent.path[0].subject,
+            subject_name=asked.subject,
+            public_key=asked.public_key(),
+            serial_number=x509.random_serial_number(),
+            not_valid_before=now - timedelta(days=1),
+            not_valid_after=now + timedelta(days=days),
+        )
+        for each in asked.extensions:
+            builder = builder.add_extension(each.value, critical=each.critical)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(parent.key.public_key())
+        made = builder.add_extension(signer, critical=False).sign(parent.key, keys.digest_for(parent.key))
+        return b"".join(map(keys.certificate_pem, (made, *parent.path))).decode()
+
     @property
     def pem(self) -> str:
         """Certificates, in the order that a document has them in."""

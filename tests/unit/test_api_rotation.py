@@ -135,7 +135,8 @@ def test_it_is_taken_back(node: Node) -> None:
         ("", b"no JSON", 400, ("bad-request", "")),
         ("", b"[]", 400, ("bad-request", "")),
         ("", b'{"certificate": 1, "key": 2}', 400, ("bad-request", "")),
-        ("", b'{"certificate": "x"}', 400, ("bad-request", "")),
+        ("", b'{"certificate": "x", "key": 2}', 400, ("bad-request", "")),
+        ("", json.dumps({"certificate": OWN.pem}).encode(), 422, ("bad-key", "key")),
         ("", json.dumps({"certificate": OWN.pem, "key": "s3cret"}).encode(), 422, ("bad-key", "key")),
     ],
 )
@@ -154,7 +155,7 @@ def test_a_worker_replaces_no_ca(node: Node) -> None:
 
     assert node.served.node.rotating is not None
     node.served.node.rotating.may = may
-    for path in (URL, f"{URL}/finish", f"{URL}/cancel"):
+    for path in (URL, f"{URL}/request", f"{URL}/finish", f"{URL}/cancel"):
         code, answer = node.ask("POST", path)
         assert (code, answer["failures"][0]["code"]) == (503, "not-yet")
     assert node.ask("GET", "/v1/certificates")[0] == 200
@@ -204,12 +205,26 @@ def test_the_commands(node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "It has signed nothing" in capsys.readouterr().out
 
 
+def test_the_commands_for_one_that_another_signs(
+    node: Node, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert node.main("certificates", "rotate-ca", "--request") == 0
+    asked, told = capsys.readouterr()
+    assert "The key stays on this control plane" in told
+    assert node.main("certificates", "rotate-ca", "--request", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["request"].startswith("-----BEGIN CERTIFICATE REQUEST")
+    (tmp_path / "ca.crt").write_text(Company.signed(asked, Company.make("Company Root")))
+    assert node.main("certificates", "rotate-ca", "--ca", tmp_path / "ca.crt", "--yes") == 0
+    assert "It signs by itself" in capsys.readouterr().out and node.api.stage() is Stage.TRUST
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--without", "w-1"), "--without goes with --finish"),
-        (("--ca", "ca.crt"), "--ca and --key go together"),
-        (("--finish", "--ca", "ca.crt", "--key", "ca.key"), "--ca and --key go together"),
+        (("--key", "ca.key"), "--key with --ca"),
+        (("--finish", "--ca", "ca.crt"), "--ca goes with the beginning"),
+        (("--request", "--ca", "ca.crt"), "--ca goes with the beginning"),
         (("--ca", "/nowhere/ca.crt", "--key", "/nowhere/ca.key"), "/nowhere/ca.crt cannot be read"),
     ],
 )

@@ -18,10 +18,9 @@ from cryptography import x509
 
 from firstboot.cluster import rotation
 from firstboot.cluster.rotation import PATH, Rotation, Stage
-from firstboot.cluster.rotator import Standing, prepared
+from firstboot.cluster.rotator import Brought, Standing, prepared
 from firstboot.failure import BasaltError, DocumentError, Refused
 from firstboot.pki import keys, overlap
-from firstboot.pki.ca import Given
 from firstboot.plan import OBJECTS, wanted
 from firstboot.report import status
 from firstboot.steps.rotation import PATIENCE, Behind, FollowRotation
@@ -53,7 +52,7 @@ def cluster(template: Cluster, tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
-def begin(cluster: Cluster, at: str = "cp-1", brought: Given | None = None) -> Rotation:
+def begin(cluster: Cluster, at: str = "cp-1", brought: Brought | None = None) -> Rotation:
     return asyncio.run(cluster.rotator(at).begin("alice", brought, dry=False)).rotation
 
 
@@ -386,8 +385,8 @@ NEXT = Company.make("Company Kubernetes CA", ROOT, depth=0, days=300)
 ELSEWHERE = Company.make("Company Kubernetes CA 2", Company.make("Another Root"))
 
 
-def given(company: Company) -> Given:
-    return Given(company.pem.encode(), company.key_pem.encode())
+def given(company: Company) -> Brought:
+    return Brought(company.pem.encode(), company.key_pem.encode())
 
 
 def test_a_companys_authority_is_replaced_by_another_of_the_company(tmp_path: Path) -> None:
@@ -420,11 +419,11 @@ def test_a_companys_authority_is_replaced_by_another_of_the_company(tmp_path: Pa
         (given(ELSEWHERE), [("rotation-refused", "ca")]),
         (given(ISSUING), [("bad-key", "key")]),
         (replace(given(NEXT), key=ISSUING.key_pem.encode()), [("bad-key", "key")]),
-        (Given(b"x", b"y"), [("bad-certificate", "certificate"), ("bad-key", "key")]),
+        (Brought(b"x", b"y"), [("bad-certificate", "certificate"), ("bad-key", "key")]),
     ],
 )
 def test_what_cannot_take_the_place_of_a_companys_authority(
-    tmp_path: Path, brought: Given | None, failures: list[tuple[str, str]]
+    tmp_path: Path, brought: Brought | None, failures: list[tuple[str, str]]
 ) -> None:
     with clusters(tmp_path) as cluster:
         cluster.found(certificates=ISSUING.document)
@@ -441,6 +440,44 @@ def test_an_own_authority_gives_way_to_a_companys(cluster: Cluster) -> None:
     cluster.settle()
     assert files_of(cluster.members["cp-2"])["ca.crt"].decode() == ELSEWHERE.pem
     assert files_of(cluster.members["cp-2"])["ca-trusted.crt"] == keys.certificate_pem(ELSEWHERE.path[0])
+
+
+def test_an_own_authority_gives_way_to_one_that_was_requested(cluster: Cluster) -> None:
+    asked = asyncio.run(cluster.rotator().request())
+    place = cluster.members["cp-1"].certificates.authority("ca").requested
+    held = place.read_bytes()
+    assert asyncio.run(cluster.rotator().request()) != "" and place.read_bytes() == held
+    signed = Brought(Company.signed(asked, ROOT).encode(), None)
+    assert refused(cluster.rotator("cp-2").begin("bob", signed, dry=False)) == [("bad-key", "key")]
+    asyncio.run(cluster.rotator().begin("alice", signed, dry=True))
+    assert place.exists() and cluster.api.stage() is None
+    made = begin(cluster, brought=signed)
+    assert made.chainable and not place.exists()
+    assert str(held.splitlines()[1], "ascii") not in repr(cluster.api.objects)
+    cluster.settle()
+    finish(cluster)
+    cluster.settle()
+    for name in ("cp-1", "cp-2"):
+        own = files_of(cluster.members[name])
+        assert (own["ca.crt"], own["ca.key"]) == (signed.certificate, held)
+    assert begin(cluster, brought=given(NEXT)).chainable, "the request allows authorities below it"
+
+
+def test_a_certificate_for_another_request_is_refused(cluster: Cluster) -> None:
+    wanted = [("bad-key", "key")]
+    for brought in (Brought(NEXT.pem.encode(), None), Brought(b"x", None)):
+        found = refused(cluster.rotator().begin("alice", brought, dry=True))
+        assert found[-1:] == wanted, "nothing was requested"
+    asked = asyncio.run(cluster.rotator().request())
+    place = cluster.members["cp-1"].certificates.authority("ca").requested
+    assert refused(cluster.rotator().begin("alice", Brought(NEXT.pem.encode(), None), dry=True)) == wanted
+    place.write_text("damaged")
+    with pytest.raises(BasaltError, match="no readable private key"):
+        asyncio.run(cluster.rotator().request())
+    place.unlink()
+    asyncio.run(cluster.rotator().request())
+    late = Brought(Company.signed(asked, ROOT).encode(), None)
+    assert refused(cluster.rotator().begin("alice", late, dry=True)) == wanted
 
 
 def test_an_object_that_is_gone_is_written_again_by_who_has_begun_to_sign(cluster: Cluster) -> None:
