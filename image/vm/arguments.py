@@ -141,11 +141,14 @@ class SwitchNetwork:
 
 @dataclass(frozen=True)
 class EmptyNetwork:
-    """A hub with nobody else on it: the card has a link and no neighbour, and nothing of it is in a saved state."""
+    """Nothing behind the card: it has a link, what it sends goes nowhere, and nothing of that is in a saved state.
 
-    def netdev(self, name: str) -> str:
-        """The value of -netdev."""
-        return f"hubport,id={name},hubid=0"
+    A hub without another port would not do: QEMU holds the frames back until somebody can take them, and the guest's
+    kernel tells every five seconds that its card hangs.
+    """
+
+    def netdev(self, name: str) -> None:
+        """No -netdev."""
 
 
 Network = UserNetwork | SwitchNetwork | EmptyNetwork
@@ -265,10 +268,11 @@ def network_arguments(machine: str, networks: Sequence[Network]) -> list[str]:
     arguments = []
     for index, network in enumerate(networks):
         name = f"net{index}"
-        arguments += [
-            *("-netdev", network.netdev(name)),
-            *("-device", f"virtio-net-pci,id=card{index},netdev={name},mac={mac_address(machine, index)}"),
-        ]
+        card = f"virtio-net-pci,id=card{index},mac={mac_address(machine, index)}"
+        if (netdev := network.netdev(name)) is not None:
+            arguments += ["-netdev", netdev]
+            card += f",netdev={name}"
+        arguments += ["-device", card]
     return arguments
 
 

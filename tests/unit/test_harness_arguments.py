@@ -78,13 +78,18 @@ def test_accelerator(accelerator: Accelerator, expected: list[str]) -> None:
             "user,id=net0,restrict=on,guestfwd=tcp:10.0.2.9:80-cmd:serve a,,b",
         ),
         (SwitchNetwork(Path("/s,1")), "stream,id=net0,server=off,addr.type=unix,addr.path=/s,,1"),
-        (EmptyNetwork(), "hubport,id=net0,hubid=0"),
     ],
 )
 def test_network(network: Network, expected: str) -> None:
     arguments = qemu_arguments(replace(MACHINE, networks=(network,)))
     assert values(arguments, "-netdev") == [expected]
-    assert f"netdev=net0,mac={mac_address('one', 0)}" in arguments[arguments.index(expected) + 2]
+    assert f"mac={mac_address('one', 0)},netdev=net0" in arguments[arguments.index(expected) + 2]
+
+
+def test_a_card_with_nothing_behind_it() -> None:
+    arguments = qemu_arguments(replace(MACHINE, networks=(UserNetwork(), EmptyNetwork())))
+    assert len(values(arguments, "-netdev")) == 1
+    assert f"virtio-net-pci,id=card1,mac={mac_address('one', 1)}" in values(arguments, "-device")
 
 
 def test_mac_addresses_are_local_stable_and_different() -> None:
