@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,6 +25,7 @@ from .machine import Machine
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
 REMOVED_SECONDS = 600.0
+TWO_HOURS = 7200
 
 
 def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster, founder: ReadyCopy) -> None:
@@ -31,14 +35,18 @@ def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster,
     waits_for_the_cluster(second)
     cluster.switch.heal()
     is_refused_on_both_sides(first, second)
+    set_clock(second, ahead=TWO_HOURS)
     token = first.run("basalt get-join-token --role worker --lifetime 30m").stdout.strip()
     second.write(FILE, document_text({**worker(token), "node": {"name": "w-1", "ip": address(2)}}))
+    waits_for_its_clock(second)
+    set_clock(second)
     second.wait_for_phase()
     nodes = {node["metadata"]["name"]: node for node in first.get("nodes")["items"]}
     assert sorted(nodes) == ["node-1", "w-1"]
     assert nodes["w-1"]["spec"]["podCIDR"] != nodes["node-1"]["spec"]["podCIDR"]
     assert [second.failed_units(), first.failed_units()] == [[], []]
     pods_talk_across_nodes(first, second)
+    clocks_are_apart_in_a_cluster_that_works(first, second)
     keeps_its_pod_without_a_control_plane(first, second)
     leaves_and_knows_nothing_any_more(first, second)
 
@@ -65,6 +73,39 @@ def is_refused_on_both_sides(first: Machine, second: Machine) -> None:
     status = first.status()
     assert status and status.phase is Phase.READY
     assert WRONG not in json.dumps(status.to_dict())
+
+
+def set_clock(machine: Machine, ahead: int = 0) -> None:
+    """Set a machine's clock to that of the host, or ahead of it by some seconds."""
+    machine.run(f"date --utc --set=@{time.time() + ahead:.3f}")
+
+
+def waits_for_its_clock(machine: Machine) -> None:
+    """With a good token and a wrong clock the worker is no member yet, and says by how much it is wrong."""
+    machine.wait_until("its clock is told", partial(says, machine, Code.CLOCKS_APART), NOTICED_SECONDS)
+    status = machine.status()
+    assert status and status.phase is Phase.JOINING
+    [failure] = status.failures
+    seconds = re.search(rf"(\d+) seconds ahead of that of {re.escape(address(1))}", failure.found)
+    assert seconds and abs(int(seconds[1]) - TWO_HOURS) < 60, failure.found
+
+
+def clocks_are_apart_in_a_cluster_that_works(first: Machine, second: Machine) -> None:
+    """A worker two hours ahead: its heartbeats come from the future, it stays Ready, and its pod is reached."""
+    before = containers(second)
+    set_clock(second, ahead=TWO_HOURS)
+    first.wait_until("heartbeats have the wrong time", partial(beats_ahead, first), NOTICED_SECONDS)
+    [node] = [each for each in first.get("nodes")["items"] if each["metadata"]["name"] == "w-1"]
+    assert {each["type"]: each["status"] for each in node["status"]["conditions"]}["Ready"] == "True"
+    assert containers(second) == before
+    pods.wait_answers(first, "w-1")
+    set_clock(second)
+
+
+def beats_ahead(machine: Machine) -> bool:
+    """Whether the last heartbeat of the worker has a time more than an hour from now."""
+    renewed = machine.get("lease", "w-1", "-n", "kube-node-lease")["spec"]["renewTime"]
+    return datetime.fromisoformat(renewed).timestamp() > time.time() + TWO_HOURS / 2
 
 
 def says(machine: Machine, code: Code) -> bool:
