@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from firstboot import cli_certificates, cli_datastore, cli_settings
 from firstboot.failure import BasaltError, DocumentError
+from firstboot.text import clean, table
 
 if TYPE_CHECKING:
     from firstboot.client import Client
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     validating.add_argument("--json", action="store_true", help="print the failures as JSON")
     kube = _add(commands, "kubeconfig", kubeconfig, "print an administrator's kubeconfig")
     kube.add_argument("--server", metavar="URL", help="address of the API server in it")
-    cli_certificates.add(commands, _client, _table)
+    cli_certificates.add(commands, _client)
     logs_ = _add(commands, "logs", logs, "print the journal of one component")
     logs_.add_argument("component", metavar="COMPONENT", help="e.g. basalt, kubelet, kube-apiserver")
     logs_.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="newest lines, default 100")
@@ -96,8 +97,8 @@ def parser() -> argparse.ArgumentParser:
     joining.add_argument("--role", metavar="ROLE", help="only for a worker or a control-plane")
     joining.add_argument("--lifetime", default="1h", metavar="TIME", help="e.g. 30m, 12h, 7d; default 1h")
     joining.add_argument("--json", action="store_true", help="print JSON, with the time when it expires")
-    cli_settings.add(commands, _client, _table)
-    cli_datastore.add(commands, _client, _table)
+    cli_settings.add(commands, _client)
+    cli_datastore.add(commands, _client)
     _add_leaving(commands)
     _add(commands, "version", version, "print versions; without a node only that of this program")
     _add(commands, "agent", agent, "run the node's agent; systemd does this")
@@ -166,10 +167,8 @@ def plan(arguments: argparse.Namespace) -> int:
     if not steps:
         print("Nothing to do: the node is as its document wants it.")
         return 0
-    from firstboot.report.screen import clean
-
     rows = [[clean(step[key]) for key in ("step", "action", "path", "reason")] for step in steps]
-    _table(["STEP", "ACTION", "PATH", "REASON"], rows)
+    print(table([["STEP", "ACTION", "PATH", "REASON"], *rows]))
     return 0
 
 
@@ -225,7 +224,6 @@ def get_join_token(arguments: argparse.Namespace) -> int:
 def remove_node(arguments: argparse.Namespace) -> int:
     """Take a node out of its cluster, and say how it goes."""
     from firstboot.client import read_failures
-    from firstboot.report.screen import clean
 
     query = {
         "name": arguments.name,
@@ -371,12 +369,6 @@ def _hopeless(now: Status, wanted: Phase) -> bool:
     from firstboot.report.status import Phase
 
     return now.phase is Phase.DOCUMENT_INVALID and not wanted.needs_document
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    for row in [heads, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firstboot.failure import BasaltError
+from firstboot.text import clean, table
 
 if TYPE_CHECKING:
     from firstboot.client import Client
 
-Table = Callable[[list[str], list[list[str]]], None]
 
 EXIT_USAGE = 2
 URL = "/v1/certificates/rotate-ca"
@@ -24,13 +24,12 @@ URL = "/v1/certificates/rotate-ca"
 def add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     client: Callable[[argparse.Namespace], Client],
-    table: Table,
 ) -> None:
-    """Add the commands. client: makes one of the options before the command; table: prints one."""
+    """Add the commands. client: makes one of the options before the command."""
     listing = commands.add_parser("certificates", help="list certificates, and until when they are valid")
     listing.description = "List certificates, and until when they are valid."
     listing.add_argument("--json", action="store_true", help="print JSON, with files and times")
-    listing.set_defaults(command=lambda given: _show(client(given), given, table))
+    listing.set_defaults(command=lambda given: _show(client(given), given))
     more = listing.add_subparsers(metavar="COMMAND")
     rotating = more.add_parser("rotate-ca", help="replace the cluster's CA, or say what that would mean")
     rotating.description = "Replace the cluster's CA while everything runs, or say what that would mean."
@@ -54,30 +53,30 @@ def add(
     rotating.set_defaults(command=lambda given: _rotate(client(given), given))
 
 
-def _show(client: Client, arguments: argparse.Namespace, table: Table) -> int:
+def _show(client: Client, arguments: argparse.Namespace) -> int:
     data = client.get_json("/v1/certificates")
     if arguments.json:
         print(json.dumps(data, indent=2))
         return 0
     rows = [
         [
-            _clean(each["name"]),
+            clean(each["name"]),
             _day(each["ends"]),
             _day(each["renewed"]),
-            _clean(each["subject"] or "-"),
-            _clean(each["issuer"] or "-"),
-            _clean(each["problem"] or ""),
+            clean(each["subject"] or "-"),
+            clean(each["issuer"] or "-"),
+            clean(each["problem"] or ""),
         ]
         for each in data["certificates"]
     ]
-    table(["NAME", "ENDS", "RENEWED", "SUBJECT", "ISSUER", "PROBLEM"], rows)
+    print(table([["NAME", "ENDS", "RENEWED", "SUBJECT", "ISSUER", "PROBLEM"], *rows]))
     rotation = data["rotation"]
     if rotation is not None and (rotation["stage"] != "done" or rotation["behind"]):
         print()
         print(*_told(rotation), sep="\n")
         if rotation["nodes"]:
-            rows = [[_clean(each["name"]), each["stage"] or "-"] for each in rotation["nodes"]]
-            table(["NODE", "THROUGH WITH"], rows)
+            rows = [[clean(each["name"]), each["stage"] or "-"] for each in rotation["nodes"]]
+            print(table([["NODE", "THROUGH WITH"], *rows]))
     return 0
 
 
@@ -150,11 +149,11 @@ Join tokens that were given out until it signs are worth nothing then. Say --yes
 def _told(rotation: Mapping[str, Any]) -> list[str]:
     lines = [
         f"The CA {_authority(rotation['old'])} is being replaced by {_authority(rotation['new'])}",
-        f"since {rotation['begun']} by {_clean(rotation['author'])}.",
+        f"since {rotation['begun']} by {clean(rotation['author'])}.",
         f"Stage {rotation['stage']}, since {rotation['since']}.",
     ]
     if rotation["behind"]:
-        lines.append(f"It is waited for {', '.join(map(_clean, rotation['behind']))}.")
+        lines.append(f"It is waited for {', '.join(map(clean, rotation['behind']))}.")
     elif rotation["stage"] == "sign" and rotation["nodes"]:
         lines.append(
             "All nodes are through: `basalt certificates rotate-ca --finish` has the old one forgotten."
@@ -163,7 +162,7 @@ def _told(rotation: Mapping[str, Any]) -> list[str]:
 
 
 def _authority(shown: Mapping[str, str]) -> str:
-    return f"{_clean(shown['subject'])} (ends {_day(shown['ends'])})"
+    return f"{clean(shown['subject'])} (ends {_day(shown['ends'])})"
 
 
 def _read(path: Path) -> str:
@@ -177,9 +176,3 @@ def _read(path: Path) -> str:
 
 def _day(time: str | None) -> str:
     return time[:10] if time else "-"
-
-
-def _clean(text: str) -> str:
-    from firstboot.report.screen import clean
-
-    return clean(text)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from firstboot import cli_move
 from firstboot.failure import BasaltError
+from firstboot.text import clean, table
 
 if TYPE_CHECKING:
     from firstboot.client import Client
@@ -32,15 +33,12 @@ GOING_ON = """The node stops and starts its services now; `basalt status --wait 
 Then take out each of the others, here: `basalt remove-node NAME --force`; `kubectl get nodes` lists them.
 Until that is done no control plane can join. Their machines are reset by `basalt reset --yes` on them."""
 
-Table = Callable[[list[str], list[list[str]]], None]
-
 
 def add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     client: Callable[[argparse.Namespace], Client],
-    table: Table,
 ) -> None:
-    """Add the commands. client: makes one of the options before the command; table: prints one."""
+    """Add the commands. client: makes one of the options before the command."""
     top = commands.add_parser("datastore", help="look after a control plane's datastore")
     below = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -53,7 +51,7 @@ def add(
         added.set_defaults(command=lambda arguments: run(client(arguments), arguments))
         return added
 
-    showing = command("status", lambda asked, given: _status(asked, given, table), "show members and size")
+    showing = command("status", _status, "show members and size")
     showing.add_argument("--json", action="store_true", help="print JSON")
     taking = command("backup", _backup, "write an encrypted backup to a file")
     taking.add_argument("file", type=Path, metavar="FILE", help="where to write it")
@@ -71,7 +69,7 @@ def add(
     back.add_argument("--yes", action="store_true", help="replace the node's cluster, keys and data included")
     going_on = command(
         "recover",
-        lambda asked, given: _recover(asked, given, table),
+        _recover,
         "go on without members that are lost for good",
     )
     going_on.add_argument("--yes", action="store_true", help="really do it; without, say what that would be")
@@ -81,22 +79,18 @@ def add(
             "move", cli_move.run, "make the datastore of the cluster the other one, with all that is in it"
         )
     )
-    command(
-        "backups", lambda asked, given: _backups(asked, table), "list what the node has backed up by itself"
-    )
+    command("backups", _backups, "list what the node has backed up by itself")
     fetching = command("fetch", _fetch, "copy one of these to a file")
     fetching.add_argument("name", metavar="NAME", help="as listed")
     fetching.add_argument("file", type=Path, metavar="FILE", help="where to write it")
     command("defragment", _defragment, "give back the disk space of deleted data")
 
 
-def _status(client: Client, arguments: argparse.Namespace, table: Table) -> int:
+def _status(client: Client, arguments: argparse.Namespace) -> int:
     data = client.get_json("/v1/datastore")
     if arguments.json:
         print(json.dumps(data, indent=2))
         return 0
-    from firstboot.report.screen import clean
-
     print(f"{data['type']}, {data['size']} bytes, revision {data['revision']}")
     heads = ["MEMBER", "ADDRESS", "ROLE", "LEADER", "HEALTHY"]
     rows = [
@@ -114,7 +108,7 @@ def _status(client: Client, arguments: argparse.Namespace, table: Table) -> int:
             heads.append(name.upper())
             for row, each in zip(rows, data["members"], strict=True):
                 row.append(clean(each[name] or "-"))
-    table(heads, rows)
+    print(table([heads, *rows]))
     for zone in data["critical_zones"]:
         print(f"without zone {clean(zone)} too few voters would be left")
     return 0
@@ -141,14 +135,12 @@ def _restore(client: Client, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _recover(client: Client, arguments: argparse.Namespace, table: Table) -> int:
+def _recover(client: Client, arguments: argparse.Namespace) -> int:
     query = {"dry-run": "false" if arguments.yes else "true"}
     found = client.post_json("/v1/datastore/recover", "", query, RESTORING)
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0 if arguments.yes else EXIT_USAGE
-    from firstboot.report.screen import clean
-
     as_of = clean(found["as_of"] or "unknown")
     print(f"data of this member: revision {found['revision']}, as of {as_of}")
     print(f"end of its log: term {found['term']}, index {found['index']}")
@@ -157,7 +149,7 @@ def _recover(client: Client, arguments: argparse.Namespace, table: Table) -> int
         [clean(each["host"]), clean(each["role"]), "answers, and is given up" if each["answers"] else "lost"]
         for each in found["others"]
     ]
-    table(["MEMBER", "ROLE", "WHAT BECOMES OF IT"], rows)
+    print(table([["MEMBER", "ROLE", "WHAT BECOMES OF IT"], *rows]))
     if not arguments.yes:
         print(GIVEN_UP, file=sys.stderr)
         return EXIT_USAGE
@@ -171,15 +163,13 @@ def _defragment(client: Client, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _backups(client: Client, table: Table) -> int:
+def _backups(client: Client, _arguments: argparse.Namespace) -> int:
     found = client.get_json("/v1/datastore/backups")["backups"]
     if not found:
         print("None: the document's `datastore.backup` has the node take some.")
         return 0
-    from firstboot.report.screen import clean
-
     rows = [[clean(each["name"]), clean(each["created"]), str(each["size"])] for each in found]
-    table(["NAME", "CREATED", "BYTES"], rows)
+    print(table([["NAME", "CREATED", "BYTES"], *rows]))
     return 0
 
 

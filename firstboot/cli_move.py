@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from firstboot.failure import BasaltError
+from firstboot.text import clean
 
 if TYPE_CHECKING:
     from firstboot.client import Client
@@ -50,8 +51,6 @@ def run(client: Client, given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(found, indent=2))
         return 0 if given.yes else EXIT_USAGE
-    from firstboot.report.screen import clean
-
     print(f"from {found['origin']} to {found['to']}: {found['keys']} keys of revision {found['revision']}")
     print(f"{found['size']} bytes now; about {found['seconds']} seconds without writes")
     print(f"{clean(found['founds'])} has the new datastore first")

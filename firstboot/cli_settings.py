@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from firstboot.codes import Code
 from firstboot.failure import BasaltError, DocumentError, Failure
+from firstboot.text import clean, table
 
 if TYPE_CHECKING:
     from firstboot.client import Client
-
-Table = Callable[[list[str], list[list[str]]], None]
 
 
 def add(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     client: Callable[[argparse.Namespace], Client],
-    table: Table,
 ) -> None:
-    """Add the commands. client: makes one of the options before the command; table: prints one."""
+    """Add the commands. client: makes one of the options before the command."""
     getting = commands.add_parser("get", help="show the settings of the cluster")
     getting.description = "Show the settings of the cluster, one or all."
     getting.add_argument("setting", nargs="?", metavar="KEY", help="e.g. features.dns.enabled, features.dns")
@@ -30,7 +28,7 @@ def add(
     what.add_argument("--history", action="store_true", help="show the versions, who made them and when")
     what.add_argument("--nodes", action="store_true", help="show which version each node follows")
     getting.add_argument("--json", action="store_true", help="print JSON")
-    getting.set_defaults(command=lambda given: _get(client(given), given, table))
+    getting.set_defaults(command=lambda given: _get(client(given), given))
     setting = commands.add_parser("set", help="change the settings of the cluster")
     setting.description = "Change the settings of the cluster: all of them, or none when one is wrong."
     setting.add_argument(
@@ -49,13 +47,13 @@ def add(
     setting.set_defaults(command=lambda given: _set(client(given), given))
 
 
-def _get(client: Client, given: argparse.Namespace, table: Table) -> int:
+def _get(client: Client, given: argparse.Namespace) -> int:
     if given.setting and (given.history or given.nodes):
         raise BasaltError("--history and --nodes are about all settings", "Leave the key out.")
     if given.history:
-        return _history(client.get_json("/v1/settings/history"), given, table)
+        return _history(client.get_json("/v1/settings/history"), given)
     if given.nodes:
-        return _nodes(client.get_json("/v1/settings/nodes"), given, table)
+        return _nodes(client.get_json("/v1/settings/nodes"), given)
     answer = client.get_json("/v1/settings")
     chosen = _chosen(answer["settings"], given.setting)
     if given.setting in chosen:
@@ -66,7 +64,7 @@ def _get(client: Client, given: argparse.Namespace, table: Table) -> int:
         print(json.dumps({**answer, "settings": chosen}, indent=2))
         return 0
     if given.setting is None:
-        print(f"# version {answer['version']}, made at {answer['time']} by {_clean(answer['author'])}")
+        print(f"# version {answer['version']}, made at {answer['time']} by {clean(answer['author'])}")
     for path, value in chosen.items():
         print(f"{path}={_shown(value)}")
     return 0
@@ -84,33 +82,33 @@ def _chosen(settings: Mapping[str, Any], key: str | None) -> Mapping[str, Any]:
     return chosen
 
 
-def _history(answer: Mapping[str, Any], given: argparse.Namespace, table: Table) -> int:
+def _history(answer: Mapping[str, Any], given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(answer, indent=2))
         return 0
     rows = [
-        [str(each["version"]), each["time"], _clean(each["author"]), *change]
+        [str(each["version"]), each["time"], clean(each["author"]), *change]
         for each in answer["versions"]
         for change in [[_changed(change)] for change in each["changes"]] or [["-"]]
     ]
-    table(["VERSION", "TIME", "AUTHOR", "CHANGE"], rows)
+    print(table([["VERSION", "TIME", "AUTHOR", "CHANGE"], *rows]))
     return 0
 
 
-def _nodes(answer: Mapping[str, Any], given: argparse.Namespace, table: Table) -> int:
+def _nodes(answer: Mapping[str, Any], given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(answer, indent=2))
         return 0
     newest = answer["version"]
     rows = [
         [
-            _clean(each["name"]),
+            clean(each["name"]),
             "-" if each["version"] is None else str(each["version"]),
             "yes" if each["version"] == newest else "no",
         ]
         for each in answer["nodes"]
     ]
-    table(["NODE", "VERSION", "NEWEST"], rows)
+    print(table([["NODE", "VERSION", "NEWEST"], *rows]))
     return 0
 
 
@@ -190,10 +188,4 @@ def _changed(change: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> str:
     from firstboot.cluster.settings import show
 
-    return _clean(show(value))
-
-
-def _clean(text: str) -> str:
-    from firstboot.report.screen import clean
-
-    return clean(text)
+    return clean(show(value))

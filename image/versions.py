@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from firstboot.text import table
+
 from . import components, declaration, host
 from .declaration import Component
 
@@ -20,15 +22,6 @@ def row(component: Component) -> tuple[str, ...]:
     size = f"{result.size / 1e6:.1f} MB" if result else "–"
     summary = f"{component.summary} (tests only)" if component.test_only else component.summary
     return component.name, component.version, component.license, size, summary
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines of columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) for cells in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def main(args: Sequence[str]) -> int:

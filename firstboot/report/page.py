@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from firstboot.failure import Failure
-from firstboot.report.screen import ROLES, clean
+from firstboot.report.screen import ROLES
 from firstboot.report.status import Part, Phase, Status
+from firstboot.text import clean
 
 REFRESH = 10
 """Seconds after which a browser asks again."""

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from firstboot.failure import Failure
 from firstboot.report.status import Part, Phase, State, Status
+from firstboot.text import clean
 
 API_PORT = 6400
 STATUS_PORT = 9180
@@ -113,11 +114,6 @@ def changes(before: Status | None, after: Status, uptime: float | None = None) -
         if failure not in after.failures
     ]
     return [clean(f"basalt: {line}") for line in lines]
-
-
-def clean(text: str) -> str:
-    """Return the text on one line, with every character that is not printable replaced by "?"."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
 
 
 def status_url(status: Status, port: int = STATUS_PORT) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from firstboot.failure import BasaltError
+from firstboot.text import table
 from image import host
 from image.trees import with_tools
 
@@ -84,10 +85,10 @@ def node_table(text: str, port: int, timeout: float = 60) -> str:
         pair = Path(folder) / "pair.pem"
         pair.write_bytes(_embedded(text, "client-certificate-data") + _embedded(text, "client-key-data"))
         context.load_cert_chain(pair)
-    table = json.loads(_get(port, "/api/v1/nodes", context, {"Accept": TABLE}, timeout))
-    columns = [index for index, column in enumerate(table["columnDefinitions"]) if not column["priority"]]
-    rows = [[str(row["cells"][index]) for index in columns] for row in table["rows"]]
-    return format_table([[table["columnDefinitions"][index]["name"].upper() for index in columns], *rows])
+    found = json.loads(_get(port, "/api/v1/nodes", context, {"Accept": TABLE}, timeout))
+    columns = [index for index, column in enumerate(found["columnDefinitions"]) if not column["priority"]]
+    rows = [[str(row["cells"][index]) for index in columns] for row in found["rows"]]
+    return table([[found["columnDefinitions"][index]["name"].upper() for index in columns], *rows])
 
 
 def _embedded(text: str, key: str) -> bytes:
@@ -110,10 +111,3 @@ def _get(port: int, path: str, context: ssl.SSLContext, headers: dict[str, str],
     if response.status != http.client.OK:
         raise BasaltError(f"https://127.0.0.1:{port}{path} answered {response.status}: {body[:300].decode()}")
     return body
-
-
-def format_table(rows: list[list[str]]) -> str:
-    """Lay out rows in columns, three spaces between them, as kubectl does."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)

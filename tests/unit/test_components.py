@@ -211,10 +211,6 @@ def test_progress_tells_cached_components_without_building(
     assert versions.row(component) == ("runc", "1.5.2", "Apache-2.0", "8.4 MB", "Starts containers")
 
 
-def test_the_table_aligns_its_columns() -> None:
-    assert versions.table([("a", "bbb", "c"), ("aaaa", "b", "")]) == "a     bbb  c\naaaa  b"
-
-
 def test_an_image_archive_is_whole_and_the_same_every_time(tmp_path: Path) -> None:
     program = tmp_path / "pause"
     program.write_bytes(b"\x7fELF")

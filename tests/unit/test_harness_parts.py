@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from firstboot.failure import BasaltError
-from image.vm.administration import format_table
 from image.vm.disks import link_or_copy
 from image.vm.switch import Switch, connected
 from image.vm.userdata import with_client_ca
@@ -91,10 +90,6 @@ def test_client_ca_is_added_and_nothing_else(text: str, expected: str | None) ->
 def test_client_ca_needs_a_document_in_block_style() -> None:
     with pytest.raises(BasaltError, match="no line `basalt:`"):
         with_client_ca("basalt: {role: control-plane}\n", PEM)
-
-
-def test_table_has_columns() -> None:
-    assert format_table([["NAME", "STATUS"], ["node-1", "Ready"]]) == "NAME     STATUS\nnode-1   Ready"
 
 
 @pytest.mark.parametrize(

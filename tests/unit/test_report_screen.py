@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from firstboot.failure import Failure
-from firstboot.report.screen import View, block, changes, clean, duration, screen, status_url
+from firstboot.report.screen import View, block, changes, duration, screen, status_url
 from firstboot.report.status import Node, Part, Phase, State, Status
 from tests.unit.support_web import BROKEN, DEGRADED, READY
 
@@ -137,14 +137,6 @@ def test_nothing_from_outside_reaches_the_terminal_as_it_is() -> None:
     )
     for line in [*screen(status, View()), *block(status, View()), *changes(None, status)]:
         assert line.isprintable(), line
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [("plain", "plain"), (" two\n lines\t", "two lines"), ("\033[31mred", "?[31mred"), ("größe", "größe")],
-)
-def test_clean(text: str, cleaned: str) -> None:
-    assert clean(text) == cleaned
 
 
 @pytest.mark.parametrize(
