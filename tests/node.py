@@ -16,6 +16,8 @@ from firstboot.report.status import Phase, Status
 ADMIN_KUBECONFIG = "/etc/kubernetes/admin.kubeconfig"
 READY_SECONDS = 1500.0
 """From power-on to Ready under emulation on a busy host; what has failed does not wait for it."""
+JOIN_TOKEN = "for-tests-only-0123456789abcdef0123456789"
+"""What machines join the clusters of tests with."""
 POLL_SECONDS = 1.0
 UNITS_SECONDS = 10.0
 """Seconds between two looks at failed units while waiting: each costs the node a process."""

@@ -16,13 +16,12 @@ from typing import Any
 from firstboot.report.status import Phase
 from image.vm.fleet import address
 from tests.members import leader, voters
-from tests.node import NodeFailed
+from tests.node import JOIN_TOKEN, NodeFailed
 from tests.torture.programs import Torture
 
 from .container import Container, Tree
 from .wires import Wires
 
-TOKEN = "for-tests-only-0123456789abcdef0123456789"
 CONTROL_PLANES = ("node-1", "node-2", "node-3")
 WORKER = "node-4"
 JOINED_SECONDS = 300.0
@@ -133,10 +132,10 @@ def document(name: str, datastore: str | None) -> dict[str, Any]:
     """Return the document of a node that founds the cluster with a datastore, or asks the other control planes."""
     role = "worker" if name == WORKER else "control-plane"
     if datastore:
-        cluster = {"token": TOKEN, "bootstrap": True}
+        cluster = {"token": JOIN_TOKEN, "bootstrap": True}
         return {"version": 1, "role": role, "cluster": cluster, "datastore": {"type": datastore}}
     known = [address(number) for number, each in enumerate(CONTROL_PLANES, 1) if each != name]
-    return {"version": 1, "role": role, "cluster": {"token": TOKEN, "endpoints": known}}
+    return {"version": 1, "role": role, "cluster": {"token": JOIN_TOKEN, "endpoints": known}}
 
 
 def wait_progress(writers: list[tuple[Torture, subprocess.Popen[str], Container]]) -> None:

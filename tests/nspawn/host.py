@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from image import components, declaration
+from image import components, declaration, host
 from image.vm import disks
 from image.vm.place import built_image
 from tests.image import gpt
@@ -27,8 +28,23 @@ def built_tree() -> Tree:
     return Tree(disk, usr.offset)
 
 
+PROGRAMS = {
+    "/usr/bin/ip": "iproute2",
+    "/usr/bin/nsenter": "util-linux",
+    "/usr/bin/setpriv": "util-linux",
+}
+"""Programs of the host -> package that brings them; systemd-nspawn is the build's own."""
+
+
 def lacking() -> str | None:
-    """Return what the kernel lacks for containers of the image, None where it has all."""
+    """Return what the kernel lacks for containers of the image, None where it has all.
+
+    Raises BasaltError for programs that it cannot install.
+    """
+    host.require_packages(PROGRAMS)
+    # A kernel lists a file system of a module only once that is there.
+    if modprobe := shutil.which("modprobe", path="/usr/sbin:/sbin"):
+        subprocess.run([modprobe, "--quiet", "erofs"], check=False, timeout=60)
     if "erofs" not in Path("/proc/filesystems").read_text():
         return "this kernel does not know erofs"
     probe = ("link", "add", "basalt-probe", "type", "veth", "peer", "name", "basalt-probe1")

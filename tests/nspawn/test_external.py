@@ -16,11 +16,12 @@ from firstboot.report.status import Phase, State
 from firstboot.sources import FILE
 from image.vm.fleet import address
 from image.vm.seed import document_text
+from tests.node import JOIN_TOKEN
 from tests.torture.certificates import Authority
 from tests.torture.programs import built_programs, component
 from tests.torture.stores import SecureEtcd
 
-from .cluster import CONTROL_PLANES, JOINED_SECONDS, TOKEN, Cluster
+from .cluster import CONTROL_PLANES, JOINED_SECONDS, Cluster
 from .container import Container
 
 HOST = address(100)
@@ -71,7 +72,7 @@ def test_control_planes_on_an_etcd_of_somebody_else(external: Cluster, etcd: Out
     founder = {
         "version": 1,
         "role": "control-plane",
-        "cluster": {"token": TOKEN, "bootstrap": True},
+        "cluster": {"token": JOIN_TOKEN, "bootstrap": True},
         "datastore": etcd.section(),
     }
     first = external.add(FIRST, founder)

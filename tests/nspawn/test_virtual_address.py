@@ -19,9 +19,9 @@ import pytest
 from firstboot.report.status import Phase
 from image import components, declaration
 from image.vm.fleet import address
-from tests.node import POLL_SECONDS, NodeFailed
+from tests.node import JOIN_TOKEN, POLL_SECONDS, NodeFailed
 
-from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, TOKEN, Cluster
+from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, Cluster
 from .container import Container, Tree
 from .host import empty
 from .wires import CARD, ip
@@ -72,7 +72,7 @@ def document(number: int, **more: Any) -> dict[str, Any]:
 
 
 def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> None:
-    founds = {"token": TOKEN, "bootstrap": True, "virtual-address": VIRTUAL}
+    founds = {"token": JOIN_TOKEN, "bootstrap": True, "virtual-address": VIRTUAL}
     first = cluster.add(FIRST, document(1, cluster=founds))
     first.wait_for_phase(Phase.READY, JOINED_SECONDS)
     assert carriers(cluster) == [first], "it carries the address before there is anybody else"
@@ -81,7 +81,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
 
     # All that they know of the cluster is the address.
     for number, name in enumerate(OTHERS, 2):
-        cluster.add(name, document(number, cluster={"token": TOKEN, "endpoints": [VIRTUAL]}))
+        cluster.add(name, document(number, cluster={"token": JOIN_TOKEN, "endpoints": [VIRTUAL]}))
     cluster.wait_whole()
     assert carriers(cluster) == [first], "whoever comes leaves it where it is"
     for node in cluster.control_planes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from image import host
 from image.vm import administration
 from image.vm.fleet import PATIENT
+from tests.node import JOIN_TOKEN
 
 from . import drives, pods
 from .cluster import member
@@ -19,8 +20,6 @@ DATASTORES = ("dqlite", "etcd")
 API_SERVICE = "10.152.183.1"
 """The first address of the default service network."""
 KEPT = {"word": "acknowledged"}
-TOKEN = "for-tests-only-0123456789abcdef0123456789"
-"""What machines join the Ready machines with."""
 WAY_OUT = {"dqlite": True, "etcd": False}
 """Whether the Ready machine has a default route and a name server, or an address and nothing else."""
 
@@ -36,7 +35,7 @@ def setup(datastore: str) -> Setup:
     document = control_plane(
         datastore,
         access={"client-ca": administrator().authority.read_text()},
-        cluster={"bootstrap": True, "token": TOKEN},
+        cluster={"bootstrap": True, "token": JOIN_TOKEN},
         services=PATIENT,
     )
     return member("node-1", 1, document, way_out=WAY_OUT[datastore])

@@ -11,6 +11,7 @@ import pytest
 from firstboot.report.status import Phase
 from image.vm.fleet import PATIENT, address
 from tests import members
+from tests.node import JOIN_TOKEN
 
 from . import states
 from .cluster import Cluster, member
@@ -55,7 +56,7 @@ def test_three_control_planes_do_without_any_one(
 
 def joiner() -> dict[str, Any]:
     """Return the document of a further control plane; networks and datastore are the cluster's."""
-    cluster = {"token": states.TOKEN, "endpoints": [address(1)]}
+    cluster = {"token": JOIN_TOKEN, "endpoints": [address(1)]}
     return {"version": 1, "role": "control-plane", "cluster": cluster, "services": PATIENT}
 
 
