@@ -43,7 +43,7 @@ from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
 from firstboot.steps.settings import FollowSettings, TellVersion
-from firstboot.steps.units import Running, Stopped
+from firstboot.steps.units import Running, Stopped, stopped
 from firstboot.steps.virtualaddress import Configured, Reloaded
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def plan(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) ->
 
 
 STOPPING = tuple(unit for unit in reversed(UNITS) if unit != "containerd")
-"""What stops where nothing may use the datastore, in this order: an API server that cannot write any more does not end.
+"""What stops where nothing may use the datastore, in this order.
 
 Containers run on, and with them pods, until the kubelet is back."""
 
@@ -159,20 +159,20 @@ def restoring(node: Node, certificates: Catalogue, places: Places) -> tuple[Step
     All stop that know the old authorities, the datastore last.
     """
     folder = dqlite.FOLDER if node.config.datastore.type is DatastoreType.DQLITE else etcd.FOLDER
-    stopped = tuple(Stopped(unit, reason="the datastore is being exchanged") for unit in STOPPING)
-    return *stopped, Restore(
-        STOPPING, certificates, folder, places, needs=tuple(step.name for step in stopped)
+    resting = stopped(STOPPING, "the datastore is being exchanged")
+    return *resting, Restore(
+        STOPPING, certificates, folder, places, needs=tuple(step.name for step in resting)
     )
 
 
-def resting(units: Iterable[str]) -> tuple[Step, ...]:
+def resting(units: Sequence[str]) -> tuple[Step, ...]:
     """Return the only steps of a node whose datastore, the last of these, is being looked at while it does not run."""
-    return tuple(Stopped(unit, reason="the datastore is being looked at") for unit in units)
+    return stopped(units, "the datastore is being looked at")
 
 
 def left_behind() -> tuple[Step, ...]:
     """Return the steps of a control plane without which its cluster goes on: nothing of it runs."""
-    return tuple(Stopped(unit, reason="the cluster was recovered without this machine") for unit in STOPPING)
+    return stopped(STOPPING, "the cluster was recovered without this machine")
 
 
 def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) -> Iterator[Step]:

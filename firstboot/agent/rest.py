@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from firstboot.failure import BasaltError
-from firstboot.steps.restore import RESTING
+from firstboot.steps.units import RESTING
 from firstboot.systemd import Unit
 
 REST_SECONDS = 120.0

@@ -12,7 +12,7 @@ from firstboot.probes import Probe
 from firstboot.services.model import Node
 from firstboot.steps.model import Step
 from firstboot.steps.moving import Describe, GoBack, Place, Settle
-from firstboot.steps.units import Stopped
+from firstboot.steps.units import stopped
 
 WRITERS = ("kube-scheduler", "kube-controller-manager", "kube-apiserver")
 """What writes to the datastore, and who writes by that; in the order in which they end well."""
@@ -24,8 +24,8 @@ REASON = "the datastore is being moved"
 
 def placing(places: Places, describe: Describe) -> tuple[Step, ...]:
     """Return the steps until the new datastore has its place. The kubelet goes on, and so do pods."""
-    stopped = tuple(Stopped(unit, reason=REASON) for unit in USERS)
-    return *stopped, Place(USERS, places, describe, needs=tuple(step.name for step in stopped))
+    resting = stopped(USERS, REASON)
+    return *resting, Place(USERS, places, describe, needs=tuple(step.name for step in resting))
 
 
 def trying(
@@ -37,8 +37,8 @@ def trying(
     probe: of the new datastore
     age:   seconds since this began
     """
-    stopped = (Stopped(unit, reason=REASON) for unit in USERS if unit != UNITS[record.to])
-    return *stopped, *_until(GATE, steps), GoBack(probe, places, age), Settle(node, places)
+    resting = stopped([unit for unit in USERS if unit != UNITS[record.to]], REASON)
+    return *resting, *_until(GATE, steps), GoBack(probe, places, age), Settle(node, places)
 
 
 def _until(name: str, steps: Sequence[Step]) -> Iterator[Step]:

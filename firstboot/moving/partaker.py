@@ -36,7 +36,7 @@ from firstboot.moving.messages import (
 )
 from firstboot.moving.mover import Ask
 from firstboot.moving.records import Moving
-from firstboot.steps.restore import busy
+from firstboot.steps.units import busy
 from firstboot.systemd import Unit
 
 log = logging.getLogger(__name__)

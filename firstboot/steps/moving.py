@@ -23,7 +23,7 @@ from firstboot.probes import Probe
 from firstboot.report.status import now
 from firstboot.services.model import Node
 from firstboot.steps.model import Finding, Machine
-from firstboot.steps.restore import busy
+from firstboot.steps.units import busy
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ A recovery ends the same way, with what the node had itself; then the others are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,9 +17,7 @@ from firstboot.cluster.membership import Membership
 from firstboot.pki import handover
 from firstboot.pki.catalogue import Catalogue
 from firstboot.steps.model import Finding, Machine
-from firstboot.systemd import Unit
-
-RESTING = ("inactive", "failed")
+from firstboot.steps.units import busy
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,3 @@ class Restore:
             replace(membership, control_planes=(alone,), peers=()).save(self.places.membership)
         for record in (self.places.left_behind, self.places.moving):
             files.remove(record)
-
-
-def busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
-    """Return those of the names whose units do not rest yet; units: as systemd knows them, by name."""
-    return (name for name in names if name in units and units[name].active not in RESTING)

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from firstboot.services.model import Service
 from firstboot.steps.model import Finding, Machine
-from firstboot.systemd import revision_of
+from firstboot.systemd import Unit, revision_of
+
+API_SERVER = "kube-apiserver"
+DATASTORES = ("k8s-dqlite", "etcd")
+RESTING = ("inactive", "failed")
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,15 @@ class Running:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The service does not run; reason: why, in one line."""
+    """The service does not run.
+
+    reason: why, in one line
+    after:  units that have to rest before it is stopped
+    """
 
     unit: str
     reason: str = "the document does not ask for it"
+    after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     lasts: ClassVar[bool] = False
 
@@ -72,8 +82,21 @@ class Stopped:
         unit = machine.units.get(self.unit)
         if unit is None or not unit.running:
             return None
+        if first := next(busy(self.after, machine.units), None):
+            return Finding(f"{self.unit}.service", "wait", f"{first} stops first")
         return Finding(f"{self.unit}.service", "stop", self.reason)
 
     async def apply(self, machine: Machine) -> None:
         """Queue the stop."""
         await machine.systemd.stop(self.unit)
+
+
+def stopped(units: Sequence[str], reason: str) -> tuple[Stopped, ...]:
+    """Return the steps that stop units: an API server before the datastore, without which it takes all its time."""
+    last = DATASTORES if API_SERVER in units else ()
+    return tuple(Stopped(unit, reason, (API_SERVER,) if unit in last else ()) for unit in units)
+
+
+def busy(names: Iterable[str], units: Mapping[str, Unit]) -> Iterator[str]:
+    """Return those of the names whose units do not rest yet; units: as systemd knows them, by name."""
+    return (name for name in names if name in units and units[name].active not in RESTING)

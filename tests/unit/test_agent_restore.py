@@ -28,6 +28,7 @@ from firstboot.plan import UNITS, Memory
 from firstboot.report.status import Phase
 from firstboot.services.model import Node
 from firstboot.steps.objects import Applied
+from firstboot.steps.units import DATASTORES
 from firstboot.systemd import Systemd, Unit
 
 OBJECT = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
@@ -105,38 +106,46 @@ def agent_of(
     return Agent(cast(Systemd, systemd), cast(Intake, intake), milestones, standing)
 
 
+class Obedient(Running):
+    """Units that stop when they are asked to; slow: one that takes its time."""
+
+    slow = ""
+
+    async def units(self, names: Iterable[str]) -> dict[str, Unit]:
+        return {
+            name: replace(unit, active="inactive", sub="dead") if self._rests(name) else unit
+            for name, unit in (await super().units(names)).items()
+        }
+
+    def _rests(self, name: str) -> bool:
+        return f"stop {name}" in self.asked and name != self.slow
+
+
 def test_a_decided_restore_stops_everything_and_starts_nothing(tmp_path: Path) -> None:
-    systemd, applied = Running(), Applied()
+    systemd, applied = Obedient(), Applied()
+    systemd.slow = "kube-apiserver"
     applied.note(OBJECT)
     agent = agent_of(tmp_path, systemd, applied)
     Decided("2026-11-23T09:00:00Z", "basalt", 4711, {}).save(agent.standing.places.decided)
 
-    async def go() -> list[tuple[str, str]]:
-        for _ in range(2):
+    async def go(rounds: int) -> dict[str, str]:
+        for _ in range(rounds):
             await agent.round()
-        return [(step.step, step.action) for step in await agent.answers.plan()]
+        return {step.step: step.action for step in await agent.answers.plan()}
 
     agent.standing.current = replace(agent.standing.current, phase=Phase.READY)
     agent.answers.datastore.decided()
     assert agent.answers.status().phase is Phase.STARTING, "before the next round, too"
-    planned = asyncio.run(go())
-    assert set(systemd.asked) == {f"stop {unit}" for unit in UNITS if unit != "containerd"}
-    order = [systemd.asked.index(f"stop {unit}") for unit in ("kubelet", "kube-apiserver", "etcd")]
-    assert order == sorted(order), "what writes ends while it still can"
-    assert planned[-1] == ("restore", "wait") and len(planned) == len(UNITS)
+    planned = asyncio.run(go(2))
+    asked = {f"stop {unit}" for unit in UNITS if unit not in ("containerd", *DATASTORES)}
+    assert set(systemd.asked) == asked, "an API server that cannot write any more does not end"
+    assert (planned["stopped:etcd"], planned["restore"]) == ("wait", "blocked") and len(planned) == len(UNITS)
+    systemd.slow = ""
+    assert asyncio.run(go(1))["restore"] == "exchange"
+    assert set(systemd.asked) == asked | {f"stop {unit}" for unit in DATASTORES}
     assert agent.answers.status().phase is Phase.STARTING and not agent.standing.was_ready
     assert not applied.fresh(OBJECT), "the objects are in another datastore then"
     assert agent.standing.places.decided.exists()
-
-
-class Obedient(Running):
-    """Units that stop when they are asked to."""
-
-    async def units(self, names: Iterable[str]) -> dict[str, Unit]:
-        return {
-            name: replace(unit, active="inactive", sub="dead") if f"stop {name}" in self.asked else unit
-            for name, unit in (await super().units(names)).items()
-        }
 
 
 def test_the_datastore_rests_while_its_data_is_looked_at_and_nothing_else_is_done(tmp_path: Path) -> None:
