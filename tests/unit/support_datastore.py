@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -153,31 +153,3 @@ async def in_pieces(data: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
     """Yield data as a connection does."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
-
-
-class PowerCut(BaseException):
-    """Nothing of the process is left to handle it."""
-
-
-@contextmanager
-def power_cut(after: int) -> Iterator[list[str]]:
-    """Let the system's calls that change names on the disk fail once so many were made; gives those that were."""
-    done: list[str] = []
-    originals = {name: getattr(os, name) for name in ("replace", "rename", "unlink", "rmdir", "mkdir")}
-
-    def counted(name: str) -> object:
-        def call(*arguments: object, **options: object) -> object:
-            if len(done) == after:
-                raise PowerCut
-            done.append(name)
-            return originals[name](*arguments, **options)
-
-        return call
-
-    for name in originals:
-        setattr(os, name, counted(name))
-    try:
-        yield done
-    finally:
-        for name, original in originals.items():
-            setattr(os, name, original)

@@ -48,7 +48,8 @@ from firstboot.steps.gates import Gate
 from firstboot.steps.model import Machine, Step
 from firstboot.systemd import Systemd, Unit
 
-from .support_datastore import AS_OF, FolderStore, PowerCut
+from .support_datastore import AS_OF, FolderStore
+from .support_disk import PowerCut
 from .test_cluster_joining import Objects
 
 DQLITE, ETCD = DatastoreType.DQLITE, DatastoreType.ETCD
@@ -415,44 +416,3 @@ class Fleet:
             for task in self.tasks.values():
                 task.cancel()
             await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-
-
-@dataclass
-class Cut:
-    """A machine loses its power at one change of its disk; happened: whether it did, lifted: whether it is back."""
-
-    root: Path
-    after: int
-    count: int = 0
-    happened: bool = False
-    lifted: bool = False
-
-    def look(self, path: Any) -> None:
-        if self.lifted or not isinstance(path, str | os.PathLike) or not Path(path).is_relative_to(self.root):
-            return
-        if self.happened or self.count == self.after:
-            self.happened = True
-            raise PowerCut
-        self.count += 1
-
-
-@contextmanager
-def power_of(root: Path, after: int) -> Iterator[Cut]:
-    """Cut the power of the machine whose disk is at the root, once it has changed so many names there."""
-    cut = Cut(root, after)
-    originals = {name: getattr(os, name) for name in ("replace", "rename", "unlink", "mkdir")}
-
-    def counted(name: str) -> object:
-        def call(path: Any, *arguments: object, **options: object) -> object:
-            cut.look(path)
-            return originals[name](path, *arguments, **options)
-
-        return call
-
-    for name in originals:
-        setattr(os, name, counted(name))
-    try:
-        yield cut
-    finally:
-        for name, original in originals.items():
-            setattr(os, name, original)

@@ -28,7 +28,8 @@ from firstboot.steps.model import Machine
 from firstboot.steps.restore import Restore
 from firstboot.systemd import Systemd, Unit
 
-from .support_datastore import DATA, OWN, REVISION, ControlPlane, PowerCut, in_pieces, power_cut
+from .support_datastore import DATA, OWN, REVISION, ControlPlane, in_pieces
+from .support_disk import PowerCut, power_cut
 from .test_backup_format import PRIVATE
 from .test_reconcile import Jobs, machine
 

@@ -31,7 +31,8 @@ from firstboot.steps.moving import TRIAL_SECONDS, GoBack
 from firstboot.steps.restore import Restore
 from firstboot.systemd import Systemd
 
-from .support_moving import DQLITE, ETCD, HOSTS, KEYS, REVISION, TICK, Fleet, etcdutl, power_of
+from .support_disk import power_of
+from .support_moving import DQLITE, ETCD, HOSTS, KEYS, REVISION, TICK, Fleet, etcdutl
 
 
 @pytest.fixture(scope="module")

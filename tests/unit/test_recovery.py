@@ -23,7 +23,8 @@ from firstboot.failure import BasaltError, Refused
 from firstboot.pki import ca
 from firstboot.pki.verdict import Ledger
 
-from .support_datastore import AS_OF, DATA, REVISION, ControlPlane, PowerCut, power_cut
+from .support_datastore import AS_OF, DATA, REVISION, ControlPlane
+from .support_disk import PowerCut, power_cut
 from .test_backup_restore import finish
 
 OTHERS = ("192.0.2.8", "192.0.2.9")
