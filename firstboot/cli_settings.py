@@ -40,11 +40,31 @@ def add(
     setting.add_argument(
         "--revert", type=int, metavar="VERSION", help="go back to what an older version says"
     )
-    setting.add_argument(
+    _add_options(setting)
+    setting.set_defaults(command=lambda given: _set(client(given), given))
+    for name, value in (("enable", "true"), ("disable", "false")):
+        switching = commands.add_parser(name, help=f"switch features {'on' if value == 'true' else 'off'}")
+        switching.description = (
+            f"The same as `basalt set features.FEATURE.enabled={value}`, for one or several."
+        )
+        switching.add_argument("features", nargs="+", metavar="FEATURE", help="e.g. metrics-server")
+        _add_options(switching)
+        switching.set_defaults(
+            value=value,
+            command=lambda given: _change(
+                client(given), given, [f"features.{each}.enabled={given.value}" for each in given.features]
+            ),
+        )
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--if-version", type=int, metavar="N", help="only if this is the newest version still"
     )
-    setting.add_argument("--json", action="store_true", help="print JSON")
-    setting.set_defaults(command=lambda given: _set(client(given), given))
+    parser.add_argument(
+        "--force", action="store_true", help="also where objects would be left without a feature they need"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _get(client: Client, given: argparse.Namespace) -> int:
@@ -124,13 +144,24 @@ def _set(client: Client, given: argparse.Namespace) -> int:
                 )
             ]
         )
-    query = {} if given.if_version is None else {"if-version": str(given.if_version)}
     if given.revert is None:
-        # A date is text to every setting.
-        body = json.dumps(read(given.settings), default=str)
-        answer = client.patch_json("/v1/settings", body, query)
-    else:
-        answer = client.post_json("/v1/settings/revert", "", {**query, "version": str(given.revert)})
+        return _change(client, given, given.settings)
+    query = {**_options(given), "version": str(given.revert)}
+    return _told(client.post_json("/v1/settings/revert", "", query), given)
+
+
+def _change(client: Client, given: argparse.Namespace, settings: Iterable[str]) -> int:
+    # A date is text to every setting.
+    body = json.dumps(read(settings), default=str)
+    return _told(client.patch_json("/v1/settings", body, _options(given)), given)
+
+
+def _options(given: argparse.Namespace) -> dict[str, str]:
+    expected = {} if given.if_version is None else {"if-version": str(given.if_version)}
+    return {**expected, **({"force": "true"} if given.force else {})}
+
+
+def _told(answer: Mapping[str, Any], given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(answer, indent=2))
     elif not answer["changes"]:

@@ -101,6 +101,7 @@ class Code(StrEnum):
         "settings-changed",
         "Somebody else has changed the cluster's settings meanwhile; nothing was changed.",
     )
+    FEATURE_IN_USE = "feature-in-use", "Objects in the cluster need the feature that would be switched off."
     VERSION_UNKNOWN = "version-unknown", "That version of the cluster's settings is not kept."
     CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
     CLUSTER_NOT_TRUSTED = (

@@ -67,6 +67,7 @@ class Service(StrEnum):
     K8S_DQLITE = "k8s-dqlite"
     FLANNELD = "flanneld"
     COREDNS = "coredns"
+    METRICS_SERVER = "metrics-server"
 
 
 @dataclass(frozen=True)
@@ -273,11 +274,24 @@ class DnsFeature:
 
 
 @dataclass(frozen=True)
+class MetricsServerFeature:
+    """Use of processors and memory by pods and nodes."""
+
+    enabled: bool = False
+
+    @classmethod
+    def from_dict(cls, data: Document) -> MetricsServerFeature:
+        """Read ``features.metrics-server``."""
+        return cls(enabled=data.get("enabled", cls.enabled))
+
+
+@dataclass(frozen=True)
 class Features:
     """What the cluster offers beyond the bare API."""
 
     network: NetworkFeature = field(default_factory=NetworkFeature)
     dns: DnsFeature = field(default_factory=DnsFeature)
+    metrics_server: MetricsServerFeature = field(default_factory=MetricsServerFeature)
 
     @classmethod
     def from_dict(cls, data: Document, cluster: Cluster) -> Features:
@@ -285,6 +299,7 @@ class Features:
         return cls(
             network=NetworkFeature.from_dict(data.get("network", {})),
             dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
+            metrics_server=MetricsServerFeature.from_dict(data.get("metrics-server", {})),
         )
 
 

@@ -182,6 +182,22 @@ OWNED: dict[str, dict[str, str]] = {
         "pidfile": _PLACE,
         "plugins": _END,
     },
+    "metrics-server": {
+        "kubeconfig": _AUTH,
+        "authentication-*": _AUTH,
+        "authorization-*": _AUTH,
+        "bind-address": _PORT,
+        "secure-port": _PORT,
+        "tls-cert-file": _PKI,
+        "tls-private-key-file": _PKI,
+        "client-ca-file": _PKI,
+        "cert-dir": _PKI,
+        "requestheader-*": _PKI,
+        "kubelet-certificate-authority": _PKI,
+        "kubelet-client-*": _PKI,
+        "kubelet-insecure-tls": _AUTH,
+        "deprecated-kubelet-completely-insecure": _AUTH,
+    },
 }
 
 

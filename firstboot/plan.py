@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
-from firstboot.features import dns, network
+from firstboot.features import dns, metrics, network
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
@@ -38,7 +38,7 @@ from firstboot.steps.hostname import Hostname
 from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
-from firstboot.steps.objects import Applied, NodeLabels, Objects
+from firstboot.steps.objects import AggregatedApi, Applied, NodeLabels, Objects, Removed
 from firstboot.steps.pods import FirstPods, Schedulable
 from firstboot.steps.restore import Restore
 from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
@@ -60,6 +60,7 @@ UNITS = (
     "flanneld",
     "kube-proxy",
     "coredns",
+    "metrics-server",
     "api-balancer",
     "virtual-address-watch",
     "virtual-address",
@@ -100,7 +101,9 @@ def wanted(node: Node) -> Wanted:
     """Return what the node runs."""
     control_plane = node.config.role.has_control_plane
     components = _control_plane(node) if control_plane else _worker(node)
-    features = (network.feature(node), dns.feature(node))
+    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node))
+    if control_plane:
+        features = (*features, metrics.feature(node))
     return Wanted(
         services=tuple(with_extra(service, node.config) for service in components),
         features=tuple(_feature_with_extra(feature, node) for feature in features),
@@ -204,8 +207,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         yield NodeLabels(node.name, {ROLE_LABEL: ""})
         yield Objects("objects:node", wanted.objects, memory.applied)
         for feature in wanted.features:
-            if feature.objects:
-                yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+            yield from _feature_objects(feature, certificates, memory)
         yield from _datastore_credentials(node, wanted, memory)
     if node.control_planes:
         if node.config.role.has_control_plane and node.config.datastore.type is DatastoreType.ETCD:
@@ -242,6 +244,17 @@ def _rotation(node: Node, certificates: Catalogue, memory: Memory) -> Iterator[S
     yield TellRotation(node.name, node.rotation, certificates, memory.ledger, memory.told, needs=needs)
     if node.config.role.has_control_plane:
         yield AdvanceRotation(node.rotation, memory.behind)
+
+
+def _feature_objects(feature: Feature, certificates: Catalogue, memory: Memory) -> Iterator[Step]:
+    """Make what a feature needs in the cluster, or remove what it needed."""
+    if feature.api is not None:
+        trusted = certificates.certificate("agent").ca.trusted
+        yield AggregatedApi(f"api:{feature.name}", feature.api, trusted, memory.applied)
+    if feature.objects:
+        yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+    if feature.leftovers:
+        yield Removed(f"removed:{feature.name}", feature.leftovers, memory.applied)
 
 
 def _datastore_credentials(node: Node, wanted: Wanted, memory: Memory) -> Iterator[Step]:
@@ -335,8 +348,7 @@ def _watch(node: Node) -> Watch | None:
 
 
 def _feature_with_extra(feature: Feature, node: Node) -> Feature:
-    services = tuple(with_extra(service, node.config) for service in feature.services)
-    return Feature(feature.name, services, feature.objects)
+    return replace(feature, services=tuple(with_extra(each, node.config) for each in feature.services))
 
 
 def node_probe(node: Node, kubelet_service: Service) -> All:

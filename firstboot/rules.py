@@ -53,6 +53,7 @@ PORTS = {
     10248: "kubelet",
     10249: "kube-proxy",
     10250: "kubelet",
+    10251: "metrics-server",
     10256: "kube-proxy",
     10257: "kube-controller-manager",
     10259: "kube-scheduler",

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from firstboot.api import access
 from firstboot.api.answers import as_json
-from firstboot.api.errors import ApiCode, ApiError
+from firstboot.api.errors import ApiCode, ApiError, flag
 from firstboot.api.node import Node, NotYet
 from firstboot.cluster.versions import Versions
 
@@ -53,16 +53,24 @@ class Handlers:
 
     async def change(self, request: web.Request) -> web.Response:
         """Make a version with the values in the body."""
-        wanted, expected = await _body(request), _number(request, "if-version")
-        outcome = await self._node.settings.change(wanted, access.caller(request), expected)
+        wanted, expected, force = (
+            await _body(request),
+            _number(request, "if-version"),
+            flag(request, "force"),
+        )
+        outcome = await self._node.settings.change(wanted, access.caller(request), expected, force=force)
         return as_json(outcome.to_dict())
 
     async def revert(self, request: web.Request) -> web.Response:
         """Make a version with the values of an older one."""
-        number, expected = _number(request, "version"), _number(request, "if-version")
+        number, expected, force = (
+            _number(request, "version"),
+            _number(request, "if-version"),
+            flag(request, "force"),
+        )
         if number is None:
             raise _malformed("no version is given", "Say which: ?version=3.", "version")
-        outcome = await self._node.settings.revert(number, access.caller(request), expected)
+        outcome = await self._node.settings.revert(number, access.caller(request), expected, force=force)
         return as_json(outcome.to_dict())
 
     async def _versions(self) -> Versions:

@@ -22,6 +22,7 @@ from firstboot.cluster.voters import Voters
 from firstboot.codes import Code
 from firstboot.config import Role
 from firstboot.failure import BasaltError, DocumentError, Failure
+from firstboot.features import metrics
 from firstboot.kube import Client, KubeError
 
 log = logging.getLogger(__name__)
@@ -246,8 +247,13 @@ class Removal:
             await self.voters.remove(member)
 
     async def _delete_node(self) -> None:
+        slices = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices"
+        await self._remove_object(f"{slices}/{metrics.endpoint_name(self.name)}")
+        await self._remove_object(self._node)
+
+    async def _remove_object(self, path: str) -> None:
         try:
-            await self.client.send("DELETE", self._node)
+            await self.client.send("DELETE", path)
         except KubeError as error:
             if error.status != records.NOT_FOUND:
                 raise

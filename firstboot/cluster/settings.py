@@ -45,6 +45,7 @@ FIXED: Mapping[str, str] = {
 def of(config: Config) -> dict[str, Any]:
     """Return the settings of a cluster that was started with this document."""
     cluster, network, dns = config.cluster, config.features.network, config.features.dns
+    metrics = config.features.metrics_server
     common: dict[str, Any] = {
         "name": cluster.name,
         "pod-cidr": cluster.pod_cidr,
@@ -67,6 +68,7 @@ def of(config: Config) -> dict[str, Any]:
                 "service-ip": dns.service_ip,
                 "upstream-nameservers": list(dns.upstream_nameservers),
             },
+            "metrics-server": {"enabled": metrics.enabled},
         },
     }
 

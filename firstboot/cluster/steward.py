@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from firstboot.cluster import versions
+from firstboot.cluster.changes import effective, put
+from firstboot.cluster.orphans import orphans
 from firstboot.cluster.records import internal_address
-from firstboot.cluster.settings import Values
+from firstboot.cluster.settings import Values, paths
 from firstboot.cluster.versions import Outcome, Versions
 from firstboot.codes import Code
-from firstboot.failure import DocumentError, Failure
+from firstboot.failure import DocumentError, Failure, Refused
 from firstboot.kube import Client
 
 ANNOTATION = "basalt.io/settings-version"
@@ -53,21 +55,44 @@ class Steward:
         found = (await self.client.get("/api/v1/nodes"))["items"]
         return [NodeVersion(each["metadata"]["name"], _told(each)) for each in found]
 
-    async def change(self, wanted: Values, author: str, expected: int | None = None) -> Outcome:
-        """Make a version with other values; see versions.change."""
+    async def change(
+        self, wanted: Values, author: str, expected: int | None = None, *, force: bool = False
+    ) -> Outcome:
+        """Make a version with other values; see versions.change.
+
+        force: also where that leaves objects of users without a feature that they need
+        """
         self.may()
+        if not force:
+            await self._refuse_orphans(wanted)
         if address := wanted.get(VIRTUAL_ADDRESS):
             await self._refuse_taken(address)
         outcome = await versions.change(self.client, wanted, author, expected)
         self.changed()
         return outcome
 
-    async def revert(self, number: int, author: str, expected: int | None = None) -> Outcome:
-        """Make a version with the values of an older one; see versions.revert."""
+    async def revert(
+        self, number: int, author: str, expected: int | None = None, *, force: bool = False
+    ) -> Outcome:
+        """Make a version with the values of an older one; see versions.revert, and change."""
         self.may()
+        known = await versions.read(self.client)
+        old = next((each for each in known.kept if each.number == number), None) if known else None
+        if old is not None and not force:
+            await self._refuse_orphans(effective(old.settings))
         outcome = await versions.revert(self.client, number, author, expected)
         self.changed()
         return outcome
+
+    async def _refuse_orphans(self, wanted: Values) -> None:
+        """Raise Refused for features that would go while objects need them."""
+        known = await versions.read(self.client)
+        if known is None:
+            return
+        newest = known.newest.settings
+        after = put(newest, {path: value for path, value in wanted.items() if path in paths()})
+        if failures := await orphans(self.client, effective(newest), effective(after)):
+            raise Refused(failures)
 
     async def _refuse_taken(self, address: Any) -> None:
         """Raise DocumentError for a virtual address that a node has: two machines would answer to it."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from firstboot.kube import Object
@@ -13,14 +14,18 @@ from firstboot.services.model import Service
 class Feature:
     """A feature as it should be on this node.
 
-    name:     as in the document and in the status
-    services: empty when the feature is off
-    objects:  what it needs in the cluster; applied by control planes
+    name:      as in the document and in the status
+    services:  empty when the feature is off
+    objects:   what it needs in the cluster; applied by control planes
+    api:       what makes the API server pass on requests to it, from the certificates that it believes, PEM
+    leftovers: what it has made if it was on, and control planes remove; the first is made first and goes last
     """
 
     name: str
     services: tuple[Service, ...] = ()
     objects: tuple[Object, ...] = ()
+    api: Callable[[bytes], Object] | None = None
+    leftovers: tuple[Object, ...] = ()
 
     @property
     def enabled(self) -> bool:

@@ -39,6 +39,9 @@ CONTROL_PLANE_API = "basalt-api"
 CONTROL_PLANE_AGENT = "basalt-agent"
 """Common name of a control plane's agent as a client."""
 
+METRICS_SERVER_NAME = "metrics-server.kube-system.svc"
+"""By which API servers know it: the name of its Service."""
+
 NODES = "basalt:nodes"
 """Group of the agents of workers: they read nodes, and may ask a control plane for certificates."""
 
@@ -222,8 +225,9 @@ def _control_plane_certificates(
             (node_name, *api_names),
             (*addresses, *LOOPBACK, *api_addresses),
         ),
-        _loop_server("controller-manager", authorities["ca"]),
-        _loop_server("scheduler", authorities["ca"]),
+        _own_server("controller-manager", authorities["ca"], "kube-controller-manager"),
+        _own_server("scheduler", authorities["ca"], "kube-scheduler"),
+        _own_server("metrics-server", authorities["ca"], "metrics-server", METRICS_SERVER_NAME),
         *_datastore(config, authorities, node_name, addresses, pki),
     )
 
@@ -242,17 +246,17 @@ def _apiserver(config: Config, ca: Authority, node_name: str, addresses: tuple[s
     )
 
 
-def _loop_server(name: str, ca: Authority) -> CertificateSpec:
-    """Return what a control loop shows to those who ask for its health and metrics.
+def _own_server(file: str, ca: Authority, user: str, name: str = "") -> CertificateSpec:
+    """Return what a service shows to those who ask for its health and metrics; user: of the system.
 
-    It is for a name of its own and no address: with one for 127.0.0.1 it could pose as the API server.
+    It is for a name of its own, the user's without another, and no address: with one for 127.0.0.1 it could pose as
+    the API server.
     """
-    user = f"kube-{name}"
     return CertificateSpec(
-        f"{name}-server",
+        f"{file}-server",
         ca,
         user,
-        dns_names=(user,),
+        dns_names=(name or user,),
         usages=(Usage.SERVER,),
         owner=(user, user),
         directory=ca.certificate.parent,
@@ -328,6 +332,7 @@ def _control_plane_identities() -> tuple[Identity, ...]:
         Identity("agent", CONTROL_PLANE_AGENT, (ADMINISTRATORS,)),
         Identity("controller-manager", "system:kube-controller-manager", user="kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler", user="kube-scheduler"),
+        Identity("metrics-server", "metrics-server", user="metrics-server"),
     )
 
 

@@ -110,6 +110,26 @@ def test_all_nodes_follow_a_setting(cluster: Cluster) -> None:
     cluster.wait_whole()
 
 
+def test_every_control_plane_knows_what_all_nodes_use(cluster: Cluster) -> None:
+    """Each API server asks the metrics server of its own machine; switched off, nothing remains of it."""
+    cluster.wait_whole()
+    first, *others = cluster.control_planes
+    first.run("basalt enable metrics-server")
+    for node in cluster.control_planes:
+        node.wait_until(
+            "`kubectl top` names all nodes", partial(tops, node, set(cluster.nodes)), JOINED_SECONDS
+        )
+    cluster.wait_whole()
+    others[-1].run("basalt disable metrics-server")
+    for node in cluster.control_planes:
+        node.wait_until("it has stopped", partial(has_no_metrics, node), GOES_ON_SECONDS)
+    left = first.kubectl(
+        "get", "services,endpointslices,clusterroles", "--all-namespaces", "--output=name"
+    ).stdout
+    assert "metrics-server" not in left
+    cluster.wait_whole()
+
+
 def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     """It has what was acknowledged, an old member that comes back is told so, and new machines take their places."""
     if cluster.datastore == "etcd":
@@ -176,3 +196,15 @@ def joins(node: Container) -> bool:
     """Whether the node is about to join."""
     status = node.status()
     return status is not None and status.phase in (Phase.JOINING, Phase.STARTING)
+
+
+def tops(node: Container, names: set[str]) -> bool:
+    """Whether the API server of this node tells what all of these use."""
+    told = node.kubectl("top", "nodes", "--no-headers", check=False)
+    return told.ok and {line.split()[0] for line in told.stdout.splitlines()} == names
+
+
+def has_no_metrics(node: Container) -> bool:
+    """Whether neither a metrics server runs on this node, nor its API server passes anything on to one."""
+    runs = node.run("systemctl is-active metrics-server", check=False).ok
+    return not runs and "metrics.k8s.io" not in node.kubectl("get", "--raw", "/apis").stdout

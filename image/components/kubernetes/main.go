@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Kubernetes as one program: every part shares one copy of the libraries, and the name it is called by chooses the part.
+// Kubernetes and the metrics server as one program: every part shares one copy of the libraries, and the name it is called by chooses the part.
 // Called by its own name it takes the part as its first argument.
 package main
 
@@ -15,6 +15,7 @@ import (
 	_ "time/tzdata" // CronJobs name time zones; the image has no database of them
 
 	"github.com/spf13/cobra"
+	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	"k8s.io/component-base/logs"
 	_ "k8s.io/component-base/logs/json/register"
@@ -27,6 +28,7 @@ import (
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
+	metrics "sigs.k8s.io/metrics-server/cmd/metrics-server/app"
 )
 
 // A part is built only when it is chosen: building a command registers flags, feature gates and metrics of its own.
@@ -37,6 +39,7 @@ var parts = map[string]func() int{
 	"kube-scheduler":          daemon(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
 	"kubelet":                 daemon(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
 	"kubectl":                 client,
+	"metrics-server":          daemon(metricsServer),
 }
 
 // daemon runs a part the way all of them are run upstream: flags normalised, logs flushed, the error printed.
@@ -52,6 +55,11 @@ func client() int {
 		kubectlutil.CheckErr(err)
 	}
 	return 0
+}
+
+// metricsServer ends when it is asked to, as it does in a program of its own.
+func metricsServer() *cobra.Command {
+	return metrics.NewMetricsServerCommand(genericapiserver.SetupSignalHandler())
 }
 
 func main() {
