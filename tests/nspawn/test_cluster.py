@@ -6,8 +6,6 @@ from __future__ import annotations
 import uuid
 from functools import partial
 
-import pytest
-
 from firstboot.codes import Code
 from firstboot.report.status import Phase
 
@@ -132,10 +130,6 @@ def test_every_control_plane_knows_what_all_nodes_use(cluster: Cluster) -> None:
 
 def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     """It has what was acknowledged, an old member that comes back is told so, and new machines take their places."""
-    if cluster.datastore == "etcd":
-        pytest.skip(
-            "not seen through with etcd in containers yet; tests/torture/test_recovery.py is green for it"
-        )
     stays = cluster.leader()
     lost, back = cluster.others(stays)
     with cluster.writing(stays, lost):
