@@ -87,6 +87,7 @@ def proxy(node: Node) -> Service:
         probe=HttpProbe("http://127.0.0.1:10256/livez"),
         needs=("apiserver",),
         files=(File(PROXY_CONFIG, _json(settings)),),
+        environment={"SERVICE_CIDR": node.config.cluster.service_cidr, "NODE_IP": node.ip},
         arguments={"config": str(PROXY_CONFIG)},
     )
 

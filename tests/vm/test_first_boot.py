@@ -86,6 +86,8 @@ def test_ready_without_a_way_out(shared_each: Machine) -> None:
     machine = shared_each
     assert machine.run("ip -json route show default").stdout.strip() == "[]"
     assert machine.run("ip -json address show").stdout.count("10.0.2.15") == 1
+    # From the node itself, too, there is a way to Services.
+    assert machine.kubectl(f"--server=https://{states.API_SERVICE}", "get", "--raw", "/livez").stdout == "ok"
 
 
 def test_nobody_can_log_in(shared_each: Machine) -> None:
