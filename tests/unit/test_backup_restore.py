@@ -26,6 +26,7 @@ from firstboot.plan import UNITS, missing_needs, restoring
 from firstboot.reconcile import Pass, converge
 from firstboot.steps.model import Machine
 from firstboot.steps.restore import Restore
+from firstboot.steps.units import DATASTORES
 from firstboot.systemd import Systemd, Unit
 
 from .support_datastore import DATA, OWN, REVISION, ControlPlane, in_pieces
@@ -197,6 +198,11 @@ def test_everything_rests_before_anything_is_exchanged(old: ControlPlane, new: C
         return asyncio.run(converge(steps, machine(dict(units), jobs)))
 
     assert go().findings[-1][1].waits
+    assert {name for job, name in jobs.asked} == set(last.units) - set(DATASTORES), (
+        "an API server comes first"
+    )
+    units["kube-apiserver"] = replace(units["kube-apiserver"], active="inactive")
+    go()
     assert {name for job, name in jobs.asked} == set(last.units)
     units["etcd"] = replace(units["etcd"], active="deactivating")
     assert go().findings[-1][1].path != str(last.folder)
