@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 OUTAGE = 40.0
 """Seconds for which services stop and start, beside what the copying takes."""
-FURTHER = 20.0
+FURTHER = 10.0
 """Seconds more for each other control plane: they rest one after another."""
 COPIES = 5
 """Of the data there will be a copy, its snapshot, that in the other form, the new datastore and its log."""

@@ -55,6 +55,8 @@ def service(node: Node, datastore: Endpoint) -> Service:
             "service-account-signing-key-file": f"{PKI}/sa.key",
             "service-cluster-ip-range": cluster.service_cidr,
             "profiling": "false",
+            # Without, one that is asked to stop waits a minute for watches that nobody ends.
+            "shutdown-watch-termination-grace-period": "5s",
             **datastore.arguments,
         },
     )

@@ -92,7 +92,7 @@ class Stopped:
 
 
 def stopped(units: Sequence[str], reason: str) -> tuple[Stopped, ...]:
-    """Return the steps that stop units: an API server before the datastore, without which it takes all its time."""
+    """Return the steps that stop units: an API server before the datastore, without which it would wait in vain."""
     last = DATASTORES if API_SERVER in units else ()
     return tuple(Stopped(unit, reason, (API_SERVER,) if unit in last else ()) for unit in units)
 
