@@ -11,6 +11,7 @@ import pytest
 
 from firstboot.report import status
 from firstboot.report.status import Phase
+from tests.unit.support_pki import Company
 
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WORKER, Cluster
 from .container import Container
@@ -31,6 +32,7 @@ while true; do
     done
 done
 """
+GIVEN, DAYS = "/root/ca.crt", 3650
 TEST_SECONDS = 900
 HELD_SECONDS = 360
 """For which a node waits until all its programs use their new certificates."""
@@ -85,6 +87,34 @@ def test_the_ca_is_replaced_and_nobody_is_refused(cluster: Cluster) -> None:
     assert first.get("nodes")["items"], "administrators on the node have a new kubeconfig"
     bundle = partial(given_to_pods, second, second.run("cat /etc/kubernetes/pki/ca.crt").stdout)
     second.wait_until("pods are given the new CA alone", bundle, JOINED_SECONDS)
+
+
+def test_a_ca_that_another_one_signs(bare: Cluster) -> None:
+    """Only a request leaves the node; what the company gives for it signs everything anew."""
+    node = bare.add(CONTROL_PLANES[0])
+    bare.wait_whole()
+    asked = node.run("basalt certificates rotate-ca --request").stdout
+    node.write(GIVEN, Company.signed(asked, Company.make("Company Root", days=DAYS), days=DAYS))
+    said = node.run(f"basalt certificates rotate-ca --ca {GIVEN}", check=False)
+    assert said.code == 2 and "vouches for the new one" in said.stderr, said
+    node.run(f"basalt certificates rotate-ca --ca {GIVEN} --yes")
+    node.wait_until("it has signed all", partial(signed_below, node, "CN=Company Root"), JOINED_SECONDS)
+    assert not node.run("test -e /etc/kubernetes/pki/ca-requested.key", check=False).ok
+    bare.wait_whole()
+    node.write(KUBECONFIG, node.run("basalt kubeconfig").stdout, mode="0600")
+    assert "node-1" in node.run(f"kubectl --kubeconfig={KUBECONFIG} get nodes").stdout
+
+
+def signed_below(node: Container, root: str) -> bool:
+    """Whether the CA is one that this root has signed, and has signed what the node has."""
+    told = node.run("basalt certificates --json", check=False)
+    if not told.ok:
+        return False
+    found = {each["name"]: each for each in json.loads(told.stdout)["certificates"]}
+    signed = {
+        found[name]["issuer"] for name in ("kubelet", "kubelet-client", "agent", "basalt-api", "apiserver")
+    }
+    return found["ca"]["issuer"] == root and signed == {found["ca"]["subject"]}
 
 
 def addresses(cluster: Cluster) -> list[str]:
