@@ -47,8 +47,6 @@ def test_three_control_planes_there_and_back(cluster: Cluster) -> None:
     )
 
 
-# Not seen through in containers yet; unit tests cut the power of either side at every change of its disk.
-@pytest.mark.soak
 @pytest.mark.parametrize("cluster", ["dqlite"], indirect=True)
 def test_who_moves_it_is_killed(cluster: Cluster) -> None:
     """Before it has decided or after: all have one datastore, with all that was acknowledged."""
