@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
 from firstboot.report.status import Phase
 
 from . import states
@@ -20,8 +18,6 @@ FOLLOWED_SECONDS = 240.0
 """From a new version to services that run with it."""
 
 
-# Not seen through on a machine yet; tests/nspawn/test_cluster.py has the same for several nodes.
-@pytest.mark.soak
 def test_settings_are_set_followed_refused_and_reverted(ready_machine: Machine) -> None:
     machine = ready_machine
     told = json.loads(machine.run("basalt get --json").stdout)
