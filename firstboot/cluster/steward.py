@@ -63,8 +63,8 @@ class Steward:
         force: also where that leaves objects of users without a feature that they need
         """
         self.may()
-        if not force:
-            await self._refuse_orphans(wanted)
+        if not force and (known := await versions.read(self.client)) is not None:
+            await self._refuse_orphans(known, wanted)
         if address := wanted.get(VIRTUAL_ADDRESS):
             await self._refuse_taken(address)
         outcome = await versions.change(self.client, wanted, author, expected)
@@ -76,19 +76,16 @@ class Steward:
     ) -> Outcome:
         """Make a version with the values of an older one; see versions.revert, and change."""
         self.may()
-        known = await versions.read(self.client)
-        old = next((each for each in known.kept if each.number == number), None) if known else None
-        if old is not None and not force:
-            await self._refuse_orphans(effective(old.settings))
+        if not force and (known := await versions.read(self.client)) is not None:
+            for old in known.kept:
+                if old.number == number:
+                    await self._refuse_orphans(known, effective(old.settings))
         outcome = await versions.revert(self.client, number, author, expected)
         self.changed()
         return outcome
 
-    async def _refuse_orphans(self, wanted: Values) -> None:
+    async def _refuse_orphans(self, known: Versions, wanted: Values) -> None:
         """Raise Refused for features that would go while objects need them."""
-        known = await versions.read(self.client)
-        if known is None:
-            return
         newest = known.newest.settings
         after = put(newest, {path: value for path, value in wanted.items() if path in paths()})
         if failures := await orphans(self.client, effective(newest), effective(after)):

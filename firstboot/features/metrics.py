@@ -13,9 +13,9 @@ from typing import Any
 
 from firstboot.features.model import Feature, allow, bind_user, cluster_role
 from firstboot.kube import Object, Trust
-from firstboot.paths import KUBERNETES, PKI
 from firstboot.pki.catalogue import METRICS_SERVER_NAME
 from firstboot.probes import HttpProbe
+from firstboot.services.controllers import server_arguments
 from firstboot.services.model import Node, Service
 from firstboot.values import bracketed, parse_ip
 
@@ -34,29 +34,19 @@ def feature(node: Node) -> Feature:
 
 def server(node: Node) -> Service:
     """Return the metrics server."""
-    kubeconfig = f"{KUBERNETES}/{NAME}.kubeconfig"
     return Service(
         unit=NAME,
         probe=HttpProbe(f"https://{bracketed(node.ip)}:{PORT}/readyz", Trust.CLUSTER, METRICS_SERVER_NAME),
         needs=("apiserver", "node"),
         arguments={
-            "kubeconfig": kubeconfig,
-            "authentication-kubeconfig": kubeconfig,
-            "authorization-kubeconfig": kubeconfig,
-            # All that it would look up in the cluster is said below.
+            **server_arguments(NAME, node.ip),
+            # All that it would look up in the cluster is said here.
             "authentication-skip-lookup": "true",
-            "client-ca-file": f"{PKI}/ca-trusted.crt",
-            "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
             "requestheader-allowed-names": "front-proxy-client",
-            "bind-address": node.ip,
             "secure-port": str(PORT),
-            "tls-cert-file": f"{PKI}/{NAME}-server.crt",
-            "tls-private-key-file": f"{PKI}/{NAME}-server.key",
-            "tls-min-version": "VersionTLS12",
             "kubelet-preferred-address-types": "InternalIP,Hostname",
             "kubelet-use-node-status-port": "true",
             "metric-resolution": "15s",
-            "profiling": "false",
         },
     )
 

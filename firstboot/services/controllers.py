@@ -14,14 +14,14 @@ def health(name: str, port: int) -> HttpProbe:
     return HttpProbe(f"https://127.0.0.1:{port}/healthz", Trust.CLUSTER, f"kube-{name}")
 
 
-def loop_arguments(node: Node, name: str) -> dict[str, str]:
-    """Return what both have in common: how they reach the API, and who may ask them for their metrics."""
+def server_arguments(name: str, address: str) -> dict[str, str]:
+    """Return how a service built like an API server reaches the API, where it listens, and whom it answers."""
     kubeconfig = f"{KUBERNETES}/{name}.kubeconfig"
     return {
         "kubeconfig": kubeconfig,
         "authentication-kubeconfig": kubeconfig,
         "authorization-kubeconfig": kubeconfig,
-        "bind-address": "127.0.0.1",
+        "bind-address": address,
         # Without them it makes an RSA key at each start, which takes a small machine seconds.
         "tls-cert-file": f"{PKI}/{name}-server.crt",
         "tls-private-key-file": f"{PKI}/{name}-server.key",
@@ -29,6 +29,13 @@ def loop_arguments(node: Node, name: str) -> dict[str, str]:
         "client-ca-file": f"{PKI}/ca-trusted.crt",
         "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
         "profiling": "false",
+    }
+
+
+def loop_arguments(node: Node, name: str) -> dict[str, str]:
+    """Return what both loops have in common."""
+    return {
+        **server_arguments(name, "127.0.0.1"),
         # With one control plane there is nobody to elect, and a lease left by a power cut would cost its duration.
         "leader-elect": "true" if node.control_planes else "false",
     }

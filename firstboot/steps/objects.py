@@ -89,17 +89,14 @@ class AggregatedApi:
 
     async def check(self, machine: Machine) -> Finding | None:
         """Look whether it was applied lately with these certificates."""
-        obj = self._object()
-        return None if self.applied.fresh(obj) else Finding(object_path(obj), "apply", "not applied lately")
+        return await self._objects().check(machine)
 
     async def apply(self, machine: Machine) -> None:
         """Apply it."""
-        obj = self._object()
-        await machine.client.apply(obj)
-        self.applied.note(obj)
+        await self._objects().apply(machine)
 
-    def _object(self) -> Object:
-        return self.build(files.read_or_none(self.authorities) or b"")
+    def _objects(self) -> Objects:
+        return Objects(self.name, (self.build(files.read_or_none(self.authorities) or b""),), self.applied)
 
 
 @dataclass(frozen=True)
