@@ -26,6 +26,9 @@ SERVER = "https://127.0.0.1:6443"
 SECONDS = 5.0
 """How long a service may take to answer; a busy node answers late, a dead one never."""
 
+CHANGE_SECONDS = 20.0
+"""How long the API server may take to make an object as it should be: asked again it would only have more to do."""
+
 JSON = "application/json"
 
 Object = Mapping[str, Any]
@@ -130,7 +133,7 @@ class Client:
             "PATCH",
             f"{SERVER}{path}?fieldManager={manager}&force=true",
             trust,
-            SECONDS,
+            CHANGE_SECONDS,
             json.dumps(obj),
             "application/apply-patch+yaml",
         )

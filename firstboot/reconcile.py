@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from firstboot.codes import Code
 from firstboot.failure import BasaltError, Failure
+from firstboot.kube import KubeError
 from firstboot.steps.model import Finding, Machine, Step
 
 log = logging.getLogger(__name__)
@@ -75,10 +76,11 @@ async def converge(steps: Iterable[Step], machine: Machine, *, dry: bool = False
             else:
                 machine.verdicts.note(step)
         except BasaltError as error:
-            log.warning("%s: %s", step.name, error)
+            log.log(_level(step, error, machine), "%s: %s", step.name, error)
             failures.append(_failure(step, error))
             continue
         done.add(step.name)
+        machine.verdicts.unanswered.discard(step.name)
     return Pass(tuple(findings), blocked, tuple(failures))
 
 
@@ -93,6 +95,15 @@ async def moved(steps: Iterable[Step], machine: Machine) -> bool:
         if finding is None or not finding.waits:
             return True
     return False
+
+
+def _level(step: Step, error: BasaltError, machine: Machine) -> int:
+    """Return how loud a failure is told: a busy API server answers the next time, and that is no warning."""
+    unanswered = machine.verdicts.unanswered
+    if not isinstance(error, KubeError) or error.status or step.name in unanswered:
+        return logging.WARNING
+    unanswered.add(step.name)
+    return logging.INFO
 
 
 def _failure(step: Step, error: BasaltError) -> Failure:

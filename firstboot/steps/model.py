@@ -36,11 +36,13 @@ class Finding:
 class Verdicts:
     """Steps that were found done a moment ago, by name; passes follow each other faster than files change.
 
-    seconds: how long such a verdict holds
+    seconds:    how long such a verdict holds
+    unanswered: steps that got no answer in the last pass
     """
 
     seconds: float = 5.0
     clock: Callable[[], float] = time.monotonic
+    unanswered: set[str] = field(default_factory=set)
     _found: dict[str, float] = field(default_factory=dict)
 
     def holds(self, name: str) -> bool:

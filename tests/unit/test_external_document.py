@@ -135,7 +135,11 @@ BAD: list[tuple[Callable[[Owner], dict[str, Any]], Code, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "code", "path", "words"), BAD, ids=lambda each: str(each)[:30])
+@pytest.mark.parametrize(
+    ("changes", "code", "path", "words"),
+    BAD,
+    ids=[f"{path}-{number}" for number, (_, _, path, _) in enumerate(BAD)],
+)
 def test_each_mistake(
     owner: Owner, changes: Callable[[Owner], dict[str, Any]], code: Code, path: str, words: list[str]
 ) -> None:

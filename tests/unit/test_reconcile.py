@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
 
 from firstboot.failure import BasaltError
-from firstboot.kube import Client
+from firstboot.kube import Client, KubeError
 from firstboot.reconcile import Pass, converge, moved
 from firstboot.steps.gates import Gate
 from firstboot.steps.model import Finding, Machine, Verdicts
@@ -31,13 +32,15 @@ class Work:
     needs: tuple[str, ...] = ()
     action: str = "write"
     lasts: bool = False
-    error: str = ""
+    error: str | BasaltError = ""
     applied: list[str] = field(default_factory=list)
 
     async def check(self, machine: Machine) -> Finding | None:
         return None if self.applied else Finding(f"/{self.name}", self.action, "is missing")
 
     async def apply(self, machine: Machine) -> None:
+        if isinstance(self.error, BasaltError):
+            raise self.error
         if self.error:
             raise BasaltError(self.error, "Look at it.")
         self.applied.append(self.name)
@@ -79,6 +82,23 @@ def test_a_failure_is_told_and_holds_up_those_in_need() -> None:
     assert failure.remedy == "Look at it."
     assert result.blocked == {"behind": "broken"}
     assert beside.applied
+
+
+def test_no_answer_is_a_warning_when_the_next_pass_gets_none_either(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "firstboot.reconcile")
+    verdicts = Verdicts()
+
+    def told(error: BasaltError | str) -> list[str]:
+        caplog.clear()
+        step = Work("objects", error=error)
+        result = asyncio.run(converge([step], replace(machine(), verdicts=verdicts)))
+        assert bool(result.failures) == bool(error)
+        return [record.levelname for record in caplog.records if "objects: PATCH" in record.message]
+
+    missed, refused = KubeError("PATCH", "/api", 0, "no answer"), KubeError("PATCH", "/api", 403, "no")
+    assert (told(missed), told(missed)) == (["INFO"], ["WARNING"])
+    assert (told(""), told(missed)) == ([], ["INFO"])
+    assert told(refused) == ["WARNING"]
 
 
 def test_a_dry_pass_changes_nothing_and_goes_on_as_if_it_had() -> None:
