@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,9 @@ SERVER = "https://127.0.0.1:6443"
 SECONDS = 5.0
 """How long a service may take to answer; a busy node answers late, a dead one never."""
 
+WATCH_SECONDS, SILENCE_SECONDS = 300, 120.0
+"""How long the API server keeps up a watch, and how long one may be silent: there is a bookmark each minute."""
+
 CHANGE_SECONDS = 20.0
 """How long the API server may take to make an object as it should be: asked again it would only have more to do."""
 
@@ -41,7 +44,7 @@ class Trust(StrEnum):
     PLAIN = "plain"
     """HTTP on the loopback address."""
     CLUSTER = "cluster"
-    """HTTPS with the cluster's CA and the agent's client certificate."""
+    """HTTPS with the cluster's CA and the client certificate of the agent, or of whose process this is."""
     KUBELET = "kubelet"
     """HTTPS with the cluster's CA and the kubelet's client certificate, which may change its own Node."""
     ETCD = "etcd"
@@ -67,8 +70,10 @@ class KubeError(BasaltError):
 class Client:
     """One connection pool for all probes and requests."""
 
-    def __init__(self, pki: Path = PKI) -> None:
+    def __init__(self, pki: Path = PKI, identity: str = "agent") -> None:
+        """Be known to the API server by the client certificate `identity`.crt below `pki`."""
         self._pki = pki
+        self._files = {**FILES, Trust.CLUSTER: ("ca-trusted.crt", f"{identity}.crt", f"{identity}.key")}
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[Trust, tuple[object, ssl.SSLContext]] = {}
 
@@ -122,6 +127,31 @@ class Client:
             raise KubeError(method, url.removeprefix(SERVER), status, text)
         return json.loads(text)
 
+    async def watch(self, path: str, version: str) -> AsyncIterator[tuple[str, Any]]:
+        """Give what happens to the objects of a list after a version of it, as (``ADDED``, object), until it ends.
+
+        The API server ends a watch now and then; so does silence for longer than it is ever silent. Raises KubeError.
+        """
+        import aiohttp
+
+        query = f"watch=1&allowWatchBookmarks=true&resourceVersion={version}&timeoutSeconds={WATCH_SECONDS}"
+        url = f"{SERVER}{path}{'&' if '?' in path else '?'}{query}"
+        times = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS, sock_read=SILENCE_SECONDS)
+        rest = b""
+        try:
+            async with self._pool().get(url, ssl=self._context(Trust.CLUSTER), timeout=times) as response:
+                if response.status != 200:
+                    raise KubeError("WATCH", path, response.status, await response.text())
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for event in map(json.loads, filter(None, lines)):
+                        if event["type"] == "ERROR":
+                            told = event["object"]
+                            raise KubeError("WATCH", path, told.get("code", 0), json.dumps(told))
+                        yield event["type"], event["object"]
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise KubeError("WATCH", path, 0, str(error) or "no sign of life") from error
+
     async def apply(self, obj: Object, manager: str = FIELD_MANAGER, trust: Trust = Trust.CLUSTER) -> None:
         """Make the object so by server-side apply; what others set in other fields stays.
 
@@ -152,11 +182,9 @@ class Client:
     ) -> tuple[int, str]:
         import aiohttp
 
-        if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False)
         headers = {"Content-Type": kind} if body is not None else {}
         try:
-            async with self._session.request(
+            async with self._pool().request(
                 method,
                 url,
                 data=body,
@@ -173,11 +201,18 @@ class Client:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return 0, str(error) or "no answer in time"
 
+    def _pool(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(trust_env=False)
+        return self._session
+
     def _context(self, trust: Trust) -> ssl.SSLContext | bool:
         """Return how to speak TLS; made again when the files it was made from have changed."""
         if trust is Trust.PLAIN:
             return True
-        paths = [self._pki / name for name in FILES[trust]]
+        paths = [self._pki / name for name in self._files[trust]]
         stamp = tuple(path.stat().st_mtime_ns for path in paths)
         known = self._contexts.get(trust)
         if known is None or known[0] != stamp:

@@ -76,6 +76,21 @@ class FileProbe:
 
 
 @dataclass(frozen=True)
+class ToldProbe:
+    """Works when the file in which the service keeps what it lacks is there and empty; pending: said without it."""
+
+    path: Path
+    pending: str
+
+    async def __call__(self, client: Client) -> str | None:
+        """Read the file."""
+        try:
+            return self.path.read_text().strip() or None
+        except FileNotFoundError:
+            return self.pending
+
+
+@dataclass(frozen=True)
 class Because:
     """Works when another probe does; says what it means for people when that does not."""
 

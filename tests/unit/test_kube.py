@@ -30,7 +30,7 @@ from firstboot.steps.objects import Applied
 from firstboot.steps.pods import UNREADY, FirstPods, Schedulable
 from firstboot.systemd import Systemd
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
