@@ -286,11 +286,49 @@ class MetricsServerFeature:
 
 
 @dataclass(frozen=True)
+class IngressFeature:
+    """Ingresses.
+
+    default_tls_secret: in kube-system, for names that no other certificate is for; None means one that nobody trusts
+    trusted_proxies:    who may tell by the PROXY protocol who asks; empty where it is not enabled
+    """
+
+    enabled: bool = False
+    default_tls_secret: str | None = None
+    enable_proxy_protocol: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document) -> IngressFeature:
+        """Read ``features.ingress``."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            default_tls_secret=data.get("default-tls-secret"),
+            enable_proxy_protocol=data.get("enable-proxy-protocol", cls.enable_proxy_protocol),
+            trusted_proxies=tuple(data.get("trusted-proxies", ())),
+        )
+
+
+@dataclass(frozen=True)
+class GatewayFeature:
+    """The Gateway API."""
+
+    enabled: bool = False
+
+    @classmethod
+    def from_dict(cls, data: Document) -> GatewayFeature:
+        """Read ``features.gateway``."""
+        return cls(enabled=data.get("enabled", cls.enabled))
+
+
+@dataclass(frozen=True)
 class Features:
     """What the cluster offers beyond the bare API."""
 
     network: NetworkFeature = field(default_factory=NetworkFeature)
     dns: DnsFeature = field(default_factory=DnsFeature)
+    ingress: IngressFeature = field(default_factory=IngressFeature)
+    gateway: GatewayFeature = field(default_factory=GatewayFeature)
     metrics_server: MetricsServerFeature = field(default_factory=MetricsServerFeature)
 
     @classmethod
@@ -299,6 +337,8 @@ class Features:
         return cls(
             network=NetworkFeature.from_dict(data.get("network", {})),
             dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
+            ingress=IngressFeature.from_dict(data.get("ingress", {})),
+            gateway=GatewayFeature.from_dict(data.get("gateway", {})),
             metrics_server=MetricsServerFeature.from_dict(data.get("metrics-server", {})),
         )
 

@@ -158,7 +158,13 @@ class Client:
         manager: whose fields these are; those it applied before and leaves out now are removed
         trust:   by whose certificate
         """
-        path = object_path(obj)
+        await self._apply(object_path(obj), obj, manager, trust)
+
+    async def apply_status(self, obj: Object) -> None:
+        """Make the status of an object so, which `apply` leaves alone."""
+        await self._apply(f"{object_path(obj)}/status", obj, FIELD_MANAGER, Trust.CLUSTER)
+
+    async def _apply(self, path: str, obj: Object, manager: str, trust: Trust) -> None:
         status, text = await self._request(
             "PATCH",
             f"{SERVER}{path}?fieldManager={manager}&force=true",
@@ -227,7 +233,8 @@ def object_path(obj: Object) -> str:
     metadata = obj["metadata"]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
-    return f"{root}{namespace}/{obj['kind'].lower()}s/{metadata['name']}"
+    kind = obj["kind"].lower()
+    return f"{root}{namespace}/{kind}{'es' if kind.endswith('s') else 's'}/{metadata['name']}"
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
-from firstboot.features import dns, metrics, network
+from firstboot.features import dns, ingress, metrics, network
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
@@ -35,6 +35,7 @@ from firstboot.steps.credentials import DatastoreCredentials
 from firstboot.steps.files import Absent, Files
 from firstboot.steps.gates import Gate
 from firstboot.steps.hostname import Hostname
+from firstboot.steps.ingress import Definitions, Published
 from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
@@ -60,6 +61,7 @@ UNITS = (
     "flanneld",
     "kube-proxy",
     "coredns",
+    "traefik",
     "metrics-server",
     "api-balancer",
     "virtual-address-watch",
@@ -82,8 +84,9 @@ class Wanted:
 
     @property
     def all_services(self) -> tuple[Service, ...]:
-        """Components and the services of features."""
-        return (*self.services, *(service for feature in self.features for service in feature.services))
+        """Components and the services of features, each once: features may share one."""
+        services = (*self.services, *(service for feature in self.features for service in feature.services))
+        return tuple({service.unit: service for service in services}.values())
 
 
 GATES = {
@@ -101,7 +104,7 @@ def wanted(node: Node) -> Wanted:
     """Return what the node runs."""
     control_plane = node.config.role.has_control_plane
     components = _control_plane(node) if control_plane else _worker(node)
-    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node))
+    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node), *ingress.features(node))
     if control_plane:
         features = (*features, metrics.feature(node))
     return Wanted(
@@ -208,6 +211,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         yield Objects("objects:node", wanted.objects, memory.applied)
         for feature in wanted.features:
             yield from _feature_objects(feature, certificates, memory)
+        if ingress.is_on(node):
+            yield Published(memory.applied)
         yield from _datastore_credentials(node, wanted, memory)
     if node.control_planes:
         if node.config.role.has_control_plane and node.config.datastore.type is DatastoreType.ETCD:
@@ -251,8 +256,12 @@ def _feature_objects(feature: Feature, certificates: Catalogue, memory: Memory) 
     if feature.api is not None:
         trusted = certificates.certificate("agent").ca.trusted
         yield AggregatedApi(f"api:{feature.name}", feature.api, trusted, memory.applied)
+    needs: tuple[str, ...] = ("apiserver",)
+    if feature.definitions is not None:
+        yield Definitions(f"definitions:{feature.name}", feature.definitions, memory.applied)
+        needs = (*needs, f"definitions:{feature.name}")
     if feature.objects:
-        yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+        yield Objects(f"objects:{feature.name}", feature.objects, memory.applied, needs)
     if feature.leftovers:
         yield Removed(f"removed:{feature.name}", feature.leftovers, memory.applied)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from typing import Any
 
 from firstboot.cluster.tokens import BadToken, Token
@@ -31,6 +31,7 @@ from firstboot.values import (
 POD_CIDR: Path = ("basalt", "cluster", "pod-cidr")
 SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
 DNS_IP: Path = ("basalt", "features", "dns", "service-ip")
+INGRESS: Path = ("basalt", "features", "ingress")
 NODE_IP: Path = ("basalt", "node", "ip")
 API_ADDRESS: Path = ("basalt", "cluster", "api-address")
 VIRTUAL_ADDRESS: Path = ("basalt", "cluster", "virtual-address")
@@ -43,6 +44,8 @@ PREFIXES: Mapping[Path, tuple[int, int]] = {POD_CIDR: (8, 24), SERVICE_CIDR: (12
 
 PORTS = {
     53: "cluster DNS",
+    80: "ingress and gateway",
+    443: "ingress and gateway",
     2379: "etcd",
     2380: "etcd",
     2381: "etcd",
@@ -54,6 +57,7 @@ PORTS = {
     10249: "kube-proxy",
     10250: "kubelet",
     10251: "metrics-server",
+    10252: "traefik",
     10256: "kube-proxy",
     10257: "kube-controller-manager",
     10259: "kube-scheduler",
@@ -84,6 +88,7 @@ class Rules:
         """Return what breaks a rule, at most one failure per place."""
         self.networks()
         self.dns()
+        self.ingress()
         self.node_ip()
         self.api_address()
         self.virtual_address()
@@ -200,6 +205,28 @@ class Rules:
                     f"{host} is cluster DNS itself",
                     "Name servers that know the names outside the cluster.",
                 )
+
+    def ingress(self) -> None:
+        """Proxies that tell who asks are known, and then believed."""
+        enabled, trusted = INGRESS + ("enable-proxy-protocol",), INGRESS + ("trusted-proxies",)
+        listed = list(self.entries(trusted))
+        for path, text in listed:
+            try:
+                ip_network(text)
+            except ValueError:
+                self.fail(
+                    Code.BAD_NETWORK,
+                    path,
+                    f"`{show(text)}` is no address and no network",
+                    "Write an address or a network without host bits, e.g. `192.0.2.10` or `192.0.2.0/24`.",
+                )
+        if self.value(enabled) is True and not listed and not self.is_bad(trusted):
+            self.fail(
+                Code.MISSING_KEY,
+                trusted,
+                "nobody is named who may tell who asks",
+                "Name the proxies before the nodes. Whoever is named can claim any address.",
+            )
 
     def ipv4(self, path: Path, text: str) -> IPv4Address | None:
         """Return the address, or note why it is none that a node or Service can have."""

@@ -29,7 +29,7 @@ from typing import Any
 from firstboot.failure import BasaltError
 
 from . import declaration, host, oci, trees
-from .declaration import Binary, Component, Edit
+from .declaration import Binary, Component, Edit, Files
 from .trees import INNER, Bind
 
 OUTPUT = f"{INNER}/output"
@@ -147,6 +147,8 @@ def _build(component: Component, builder: Path) -> Result:
         _compile(component, group, work, builder, log)
     for binary in component.binaries:
         _install(binary, work)
+    for each in component.files:
+        _take(component, each, work / "result")
     for image in component.images:
         files = {inner: _target(work / "result", path) for inner, path in image.files}
         target = _target(work / "result", image.path)
@@ -307,6 +309,21 @@ def _install(binary: Binary, work: Path) -> None:
         path = _target(work / "result", link)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(os.path.relpath(target, path.parent))
+
+
+def _take(component: Component, wanted: Files, result: Path) -> None:
+    """Copy files of a module, whose content go.sum has pinned, to their place."""
+    version = declaration.required_version(component.folder / "go.mod", wanted.module)
+    [source] = source_folders(component, [(wanted.module, version)])
+    found = sorted(source.glob(wanted.pattern))
+    if not found:
+        raise declaration.DeclarationError(
+            f"{component.name}: {wanted.module} {version} has no {wanted.pattern}"
+        )
+    target = _target(result, wanted.folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        shutil.copyfile(path, target / path.name)
 
 
 def _module_name(go_mod: Path) -> str:

@@ -84,6 +84,19 @@ class Edit:
 
 
 @dataclass(frozen=True)
+class Files:
+    """Files of a required module that go into the image as they are.
+
+    pattern: below the module's folder, as Path.glob has it
+    folder:  in the image
+    """
+
+    module: str
+    pattern: str
+    folder: str
+
+
+@dataclass(frozen=True)
 class Archive:
     """A container image made of programs of this component, as an OCI archive.
 
@@ -125,6 +138,7 @@ class Component:
     environment: tuple[tuple[str, str], ...]
     binaries: tuple[Binary, ...]
     edits: tuple[Edit, ...]
+    files: tuple[Files, ...]
     images: tuple[Archive, ...]
 
     @classmethod
@@ -149,6 +163,7 @@ class Component:
                 environment=tuple(sorted(data.get("environment", {}).items())),
                 binaries=tuple(Binary.from_dict(entry, version) for entry in data["binaries"]),
                 edits=tuple(Edit(**entry) for entry in data.get("edits", ())),
+                files=tuple(Files(**entry) for entry in data.get("files", ())),
                 images=tuple(Archive.from_dict(entry) for entry in data.get("images", ())),
             )
         except KeyError as error:
@@ -176,13 +191,18 @@ class Component:
                     f"go.mod requires {found or 'it not at all'}",
                     "Set version and sum of the edit to those of the required module.",
                 )
+        for each in self.files:
+            if not required_version(self.folder / "go.mod", each.module):
+                raise DeclarationError(
+                    f"{self.folder}: files of {each.module}, which go.mod does not require"
+                )
 
     @property
     def in_image(self) -> bool:
         """Tell whether anything of this component is part of the image."""
         return not self.test_only
 
-    def files(self) -> list[Path]:
+    def sources(self) -> list[Path]:
         """Return the files that decide the build, sorted."""
         found = (
             path for path in self.folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts
@@ -194,14 +214,17 @@ class Component:
         digest = hashlib.sha256()
         for text in (str(FORMAT), trees.tree_key("builder"), *GO_FLAGS, *LINKER_FLAGS, *C_FLAGS):
             digest.update(text.encode() + b"\0")
-        for path in self.files():
+        for path in self.sources():
             content = path.read_bytes()
             digest.update(f"{path.relative_to(self.folder)} {len(content)}\0".encode() + content)
         return digest.hexdigest()[:16]
 
 
 _KEYS = frozenset(
-    ("version", "license", "summary", "module", "test-only", "environment", "binaries", "edits", "images")
+    (
+        *("version", "license", "summary", "module", "test-only", "environment"),
+        *("binaries", "edits", "files", "images"),
+    )
 )
 
 

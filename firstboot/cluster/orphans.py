@@ -9,6 +9,7 @@ from typing import Any
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
+from firstboot.features.ingress import CLASS
 from firstboot.kube import Client
 
 MOST = 10
@@ -35,7 +36,7 @@ async def _autoscalers(client: Client) -> list[str]:
     """Return the HorizontalPodAutoscalers that look at what pods use."""
     found = await client.get("/apis/autoscaling/v2/horizontalpodautoscalers")
     return sorted(
-        f"HorizontalPodAutoscaler {each['metadata']['namespace']}/{each['metadata']['name']}"
+        _called(each, "HorizontalPodAutoscaler")
         for each in found["items"]
         if any(kind in ("Resource", "ContainerResource") for kind in _kinds(each))
     )
@@ -46,7 +47,29 @@ def _kinds(autoscaler: Mapping[str, Any]) -> Iterator[str]:
         yield metric["type"]
 
 
+async def _ingresses(client: Client) -> list[str]:
+    """Return the Ingresses of our class."""
+    found = await client.get("/apis/networking.k8s.io/v1/ingresses")
+    return sorted(
+        _called(each, "Ingress") for each in found["items"] if each["spec"].get("ingressClassName") == CLASS
+    )
+
+
+async def _gateways(client: Client) -> list[str]:
+    """Return the Gateways of our class; their routes need them."""
+    found = await client.get("/apis/gateway.networking.k8s.io/v1/gateways") or {"items": []}
+    return sorted(
+        _called(each, "Gateway") for each in found["items"] if each["spec"]["gatewayClassName"] == CLASS
+    )
+
+
+def _called(each: Mapping[str, Any], kind: str) -> str:
+    return f"{kind} {each['metadata']['namespace']}/{each['metadata']['name']}"
+
+
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
+    "features.ingress.enabled": _ingresses,
+    "features.gateway.enabled": _gateways,
     "features.metrics-server.enabled": _autoscalers,
 }
 """Switch of a feature -> who finds the objects that need it."""

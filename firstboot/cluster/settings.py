@@ -45,7 +45,7 @@ FIXED: Mapping[str, str] = {
 def of(config: Config) -> dict[str, Any]:
     """Return the settings of a cluster that was started with this document."""
     cluster, network, dns = config.cluster, config.features.network, config.features.dns
-    metrics = config.features.metrics_server
+    ingress, metrics = config.features.ingress, config.features.metrics_server
     common: dict[str, Any] = {
         "name": cluster.name,
         "pod-cidr": cluster.pod_cidr,
@@ -68,6 +68,13 @@ def of(config: Config) -> dict[str, Any]:
                 "service-ip": dns.service_ip,
                 "upstream-nameservers": list(dns.upstream_nameservers),
             },
+            "ingress": {
+                "enabled": ingress.enabled,
+                **({"default-tls-secret": ingress.default_tls_secret} if ingress.default_tls_secret else {}),
+                "enable-proxy-protocol": ingress.enable_proxy_protocol,
+                "trusted-proxies": list(ingress.trusted_proxies),
+            },
+            "gateway": {"enabled": config.features.gateway.enabled},
             "metrics-server": {"enabled": metrics.enabled},
         },
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from firstboot.kube import Object
 from firstboot.services.model import Service
@@ -19,6 +20,7 @@ class Feature:
     objects:   what it needs in the cluster; applied by control planes
     api:       what makes the API server pass on requests to it, from the certificates that it believes, PEM
     leftovers: what it has made if it was on, and control planes remove; the first is made first and goes last
+    definitions: folder with the kinds that the API server has to know before the objects; they stay
     """
 
     name: str
@@ -26,6 +28,7 @@ class Feature:
     objects: tuple[Object, ...] = ()
     api: Callable[[bytes], Object] | None = None
     leftovers: tuple[Object, ...] = ()
+    definitions: Path | None = None
 
     @property
     def enabled(self) -> bool:

@@ -342,6 +342,7 @@ def _node_identities(node_name: str) -> tuple[Identity, ...]:
         Identity("kube-proxy", "system:kube-proxy", user="kube-proxy"),
         Identity("flanneld", "flanneld", user="flannel"),
         Identity("coredns", "coredns", user="coredns"),
+        Identity("traefik", "traefik", user="traefik"),
     )
 
 
