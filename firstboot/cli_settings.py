@@ -62,7 +62,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--if-version", type=int, metavar="N", help="only if this is the newest version still"
     )
     parser.add_argument(
-        "--force", action="store_true", help="also where objects would be left without a feature they need"
+        "--force",
+        action="store_true",
+        help="also where objects would be left without a feature they need, or are missing",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -102,6 +102,7 @@ class Code(StrEnum):
         "Somebody else has changed the cluster's settings meanwhile; nothing was changed.",
     )
     FEATURE_IN_USE = "feature-in-use", "Objects in the cluster need the feature that would be switched off."
+    SECRET_MISSING = "secret-missing", "The cluster has no Secret of that name, or none with a certificate."
     VERSION_UNKNOWN = "version-unknown", "That version of the cluster's settings is not kept."
     CLUSTER_UNREACHABLE = "cluster-unreachable", "No control plane answers where the document says."
     CLUSTER_NOT_TRUSTED = (

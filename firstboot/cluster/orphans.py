@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects of users that a change of the cluster's settings would leave without a feature that they need."""
+"""Objects of users that a change of the cluster's settings would orphan, or names although they are not there."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
-from firstboot.features.ingress import CLASS
+from firstboot.features.ingress import CLASS, NAMESPACE
 from firstboot.kube import Client
+
+CERTIFICATE, TLS = "features.ingress.default-tls-secret", "kubernetes.io/tls"
+"""A setting that names a Secret in kube-system, and its type."""
 
 MOST = 10
 """How many are named."""
@@ -30,6 +33,19 @@ async def orphans(client: Client, before: Values, after: Values) -> tuple[Failur
             remedy = "Remove them first, or switch it off all the same: --force."
             failures.append(Failure(Code.FEATURE_IN_USE, path, found, remedy))
     return tuple(failures)
+
+
+async def unnamed(client: Client, wanted: Values) -> tuple[Failure, ...]:
+    """Return a failure for each setting that names an object which is not there. Raises KubeError."""
+    name = wanted.get(CERTIFICATE)
+    if name is None:
+        return ()
+    secret = await client.get(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
+    if secret is not None and secret["type"] == TLS:
+        return ()
+    found = f"is of type {secret['type']}" if secret else "does not exist"
+    remedy = f"kubectl create secret tls {name} -n {NAMESPACE} --cert=FILE --key=FILE; or set it all the same: --force."
+    return (Failure(Code.SECRET_MISSING, CERTIFICATE, f"Secret {NAMESPACE}/{name} {found}", remedy),)
 
 
 async def _autoscalers(client: Client) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from firstboot.cluster import versions
 from firstboot.cluster.changes import effective, put
-from firstboot.cluster.orphans import orphans
+from firstboot.cluster.orphans import orphans, unnamed
 from firstboot.cluster.records import internal_address
 from firstboot.cluster.settings import Values, paths
 from firstboot.cluster.versions import Outcome, Versions
@@ -60,11 +60,13 @@ class Steward:
     ) -> Outcome:
         """Make a version with other values; see versions.change.
 
-        force: also where that leaves objects of users without a feature that they need
+        force: also where that leaves objects of users without a feature that they need, or names one that is missing
         """
         self.may()
         if not force and (known := await versions.read(self.client)) is not None:
             await self._refuse_orphans(known, wanted)
+            if failures := await unnamed(self.client, wanted):
+                raise Refused(failures)
         if address := wanted.get(VIRTUAL_ADDRESS):
             await self._refuse_taken(address)
         outcome = await versions.change(self.client, wanted, author, expected)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from firstboot.cluster.orphans import orphans
+from firstboot.cluster.orphans import orphans, unnamed
 from firstboot.codes import Code
 from firstboot.config import Config, GatewayFeature, IngressFeature, Role
 from firstboot.failure import DocumentError
@@ -233,3 +233,20 @@ def test_what_would_be_orphaned() -> None:
     ]
     del api.objects["/apis/gateway.networking.k8s.io/v1/gateways"]
     assert len(asyncio.run(orphans(cast(Client, api), on, off))) == 1
+
+
+@pytest.mark.parametrize(
+    ("secret", "found"),
+    [
+        (None, "does not exist"),
+        ({"type": "Opaque"}, "is of type Opaque"),
+        ({"type": "kubernetes.io/tls"}, None),
+    ],
+)
+def test_a_secret_that_is_named_has_to_be_there(secret: Any, found: str | None) -> None:
+    api = Api({"/api/v1/namespaces/kube-system/secrets/wildcard": secret})
+    failures = asyncio.run(unnamed(cast(Client, api), {"features.ingress.default-tls-secret": "wildcard"}))
+    assert [failure.found for failure in failures] == (
+        [f"Secret kube-system/wildcard {found}"] if found else []
+    )
+    assert not asyncio.run(unnamed(cast(Client, api), {"features.ingress.default-tls-secret": None}))
