@@ -219,7 +219,7 @@ def test_an_ingress_tells_where_the_nodes_are(web: Web) -> None:
 
 def test_all_other_names_have_the_default_certificate(web: Web) -> None:
     refused = web.first.run("basalt set features.ingress.default-tls-secret=wildcard", check=False)
-    assert refused.code == 2 and "secret-missing" in refused.stderr
+    assert refused.code == 1 and "secret-missing" in refused.stderr
     web.apply(secret("wildcard", "kube-system", web.pair("*.example.org")))
     web.settings("features.ingress.default-tls-secret=wildcard")
     question = partial(web.ask, host="other.example.org", ca=True)
@@ -421,7 +421,7 @@ def test_it_serves_while_no_api_server_does(gateway: Web) -> None:
 
 def test_switched_off_it_leaves_nothing(gateway: Web) -> None:
     refused = gateway.first.run("basalt disable ingress gateway", check=False)
-    assert refused.code == 2 and "feature-in-use" in refused.stderr
+    assert refused.code == 1 and "feature-in-use" in refused.stderr
     assert "Ingress default/shop" in refused.stderr and "Gateway default/edge" in refused.stderr
     gateway.first.run("basalt disable ingress gateway --force")
     for node in gateway.cluster.nodes.values():
