@@ -7,11 +7,13 @@ Containers run no pods, so the Services have endpoints that are written by hand:
 from __future__ import annotations
 
 import json
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from firstboot.pki import ca, leaf
 from firstboot.pki.ca import Authority
 from firstboot.pki.leaf import CertificateSpec, Usage
 from firstboot.report.status import Phase, State
+from image import components, declaration
 from image.vm.fleet import address
 from tests.node import JOIN_TOKEN
 
@@ -32,7 +35,7 @@ FIRST = CONTROL_PLANES[0]
 BACKENDS = {"blue": address(60), "green": address(61)}
 PROXY, STRANGER = address(70), address(71)
 CLAIMED = "203.0.113.9"
-PORT = 8080
+PORT, GRPC_PORT = 8080, 9090
 FOLLOWED_SECONDS = 60.0
 """Until what was applied or set is served, on a busy host."""
 COMPLAINT = "journalctl -u traefik --grep 'is no certificate with its key' --quiet"
@@ -48,6 +51,7 @@ class Web:
     cluster: Cluster
     clients: dict[str, str]
     authority: Authority
+    program: Path
 
     @property
     def first(self) -> Container:
@@ -59,6 +63,14 @@ class Web:
         if more.get("ca") is True:
             more["ca"] = self.authority.certificate.read_text()
         return ask(self.clients[by], Question(node.address, host, path, **more))
+
+    def call(self, node: Container, method: str) -> str | None:
+        """Call a method of gRPC with "hello", and return what it says, None for an error."""
+        argv = [self.program, "grpc", f"{node.address}:80", "grpc.example.org", method, "hello"]
+        entered = ["ip", "netns", "exec", self.clients[STRANGER], *argv]
+        done = subprocess.run(entered, capture_output=True, timeout=60)
+        said: str = json.loads(done.stdout).get("body", "")
+        return said if done.returncode == 0 else None
 
     def wait(
         self, what: str, question: Callable[[Container], Answer], good: Callable[[Answer], object]
@@ -91,6 +103,7 @@ def web(able: None, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("authority")
     authority = Authority("test", "a test's CA", folder / "ca.crt", folder / "ca.key", None)
     ca.apply(authority)
+    program = components.build(declaration.load("testpod")).folder / "testpod"
     with empty("dqlite", tree) as cluster, ExitStack() as stack:
         features = {"ingress": {"enabled": True}}
         founds = {"token": JOIN_TOKEN, "bootstrap": True}
@@ -100,27 +113,40 @@ def web(able: None, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name, where in BACKENDS.items():
             wire = cluster.wires.place(name, where)
             stack.enter_context(serving(wire.namespace, where, PORT, name))
+            stack.enter_context(running(program, wire.namespace, f"{where}:{GRPC_PORT}"))
         clients = {
             each: cluster.wires.place(f"client{n}", each).namespace
             for n, each in enumerate((PROXY, STRANGER))
         }
-        web = Web(cluster, clients, authority)
+        web = Web(cluster, clients, authority, program)
         cluster.wait_whole()
         for name in BACKENDS:
             web.apply(*backend(name, "default"))
         yield web
 
 
+@contextmanager
+def running(program: Path, namespace: str, listen: str) -> Iterator[None]:
+    """Have the tests' own program serve in a network namespace."""
+    argv = ["ip", "netns", "exec", namespace, "env", f"LISTEN={listen}", program]
+    with subprocess.Popen(argv) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
 def backend(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a Service for one of the servers."""
     metadata = {"name": name, "namespace": namespace}
     labels = {"kubernetes.io/service-name": name}
+    ports = [{"name": "http", "port": 80}, {"name": "grpc", "port": GRPC_PORT}]
     return (
         {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": metadata,
-            "spec": {"ports": [{"name": "http", "port": 80}]},
+            "spec": {"ports": ports},
         },
         {
             "apiVersion": "discovery.k8s.io/v1",
@@ -128,7 +154,10 @@ def backend(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
             "metadata": {**metadata, "labels": labels},
             "addressType": "IPv4",
             "endpoints": [{"addresses": [BACKENDS[name]], "conditions": {"ready": True}}],
-            "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
+            "ports": [
+                {"name": "http", "port": PORT, "protocol": "TCP"},
+                {"name": "grpc", "port": GRPC_PORT, "protocol": "TCP"},
+            ],
         },
     )
 
@@ -378,6 +407,27 @@ def test_routes_match_filter_and_divide(gateway: Web) -> None:
         assert served_by("blue")(get("/blue", ca=True)), "over HTTPS, with the listener's certificate"
         shares = Counter(get("/both").seen["name"] for _ in range(TIMES))
         assert shares["blue"] > shares["green"] > 0, shares
+
+
+def test_grpc_is_routed_by_its_methods(gateway: Web) -> None:
+    rules = [
+        {
+            "matches": [{"method": {"service": "echo.Echo", "method": "Say"}}],
+            "backendRefs": [{"name": "blue", "port": GRPC_PORT}],
+        }
+    ]
+    spec = {"parentRefs": [{"name": "edge"}], "hostnames": ["grpc.example.org"], "rules": rules}
+    metadata = {"name": "echo", "namespace": "default"}
+    version = "gateway.networking.k8s.io/v1"
+    gateway.apply({"apiVersion": version, "kind": "GRPCRoute", "metadata": metadata, "spec": spec})
+
+    def says_hello(node: Container) -> bool:
+        return gateway.call(node, "echo.Echo/Say") == "hello"
+
+    for node in gateway.cluster.nodes.values():
+        node.wait_until("the method is served", partial(says_hello, node), FOLLOWED_SECONDS)
+        assert gateway.call(node, "echo.Echo/Shout") is None
+    assert conditions(gateway, "grpcroute", "echo") == {"Accepted": "True", "ResolvedRefs": "True"}
 
 
 def test_another_namespace_is_reached_by_its_leave(gateway: Web) -> None:

@@ -6,6 +6,7 @@
 //	testpod sleep 30s      do nothing for a time, then end well; without a time: until told to end
 //	testpod dns NAME       resolve once
 //	testpod fetch URL      fetch once; `fetch -cluster URL` with the pod's service account
+//	testpod grpc ADDRESS HOST SERVICE/METHOD MESSAGE    call once
 //
 // Over HTTP: /hostname, /healthz, /dns?name=NAME, /fetch?url=URL[&cluster=1]. The last two answer JSON and status 502 when
 // what was asked for failed; on the command line they print the same JSON and end with code 1.
@@ -124,6 +125,7 @@ func routes() http.Handler {
 	mux.HandleFunc("GET /fetch", func(w http.ResponseWriter, r *http.Request) {
 		reply(w, ask(r.Context(), fetch(r.FormValue("url"), r.FormValue("cluster") != "")))
 	})
+	mux.HandleFunc("POST /{service}/{method}", echo)
 	return mux
 }
 
@@ -149,7 +151,9 @@ func serve(ctx context.Context) int {
 	if listen == "" {
 		listen = ":8080"
 	}
-	server := &http.Server{Addr: listen, Handler: routes(), ReadHeaderTimeout: askLimit}
+	protocols := unencrypted()
+	protocols.SetHTTP1(true)
+	server := &http.Server{Protocols: protocols, Addr: listen, Handler: routes(), ReadHeaderTimeout: askLimit}
 	context.AfterFunc(ctx, func() { server.Close() })
 	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		fmt.Fprintln(os.Stderr, err)
@@ -186,8 +190,10 @@ func run(ctx context.Context, args []string) int {
 		return once(ask(ctx, fetch(args[1], false)))
 	case len(args) == 3 && args[0] == "fetch" && args[1] == "-cluster":
 		return once(ask(ctx, fetch(args[2], true)))
+	case len(args) == 5 && args[0] == "grpc":
+		return once(ask(ctx, call(args[1], args[2], args[3], args[4])))
 	}
-	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | fetch [-cluster] URL]")
+	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE]")
 	return 2
 }
 
