@@ -66,7 +66,7 @@ class Web:
 
     def call(self, node: Container, method: str) -> str | None:
         """Call a method of gRPC with "hello", and return what it says, None for an error."""
-        argv = [self.program, "grpc", f"{node.address}:80", "grpc.example.org", method, "hello"]
+        argv = [str(self.program), "grpc", f"{node.address}:80", "grpc.example.org", method, "hello"]
         entered = ["ip", "netns", "exec", self.clients[STRANGER], *argv]
         done = subprocess.run(entered, capture_output=True, timeout=60)
         said: str = json.loads(done.stdout).get("body", "")
@@ -128,7 +128,7 @@ def web(able: None, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @contextmanager
 def running(program: Path, namespace: str, listen: str) -> Iterator[None]:
     """Have the tests' own program serve in a network namespace."""
-    argv = ["ip", "netns", "exec", namespace, "env", f"LISTEN={listen}", program]
+    argv = ["ip", "netns", "exec", namespace, "env", f"LISTEN={listen}", str(program)]
     with subprocess.Popen(argv) as process:
         try:
             yield
