@@ -101,6 +101,13 @@ def edit(module: Path) -> None:
     configuration.write_text(static)
     sources.write_text(aggregator)
 
+    # By a module of theirs that is released nowhere, a commercial edition adds fields.
+    dynamic = packages / "config/dynamic/http_config.go"
+    text = replace(dynamic.read_text(), r'^\t"github\.com/traefik/traefik/dynamic/ext"\n')
+    dynamic.write_text(replace(text, r"^\text\.(HTTP|Router) [^\n]*\n", times=2))
+    copied = packages / "config/dynamic/zz_generated.deepcopy.go"
+    copied.write_text(replace(copied.read_text(), r"^\tout\.(HTTP|Router) = in\.\1\n", times=2))
+
     experimental = packages / "config/static/experimental.go"
     text = replace(experimental.read_text(), rf'^import "{PACKAGES}/plugins"\n')
     experimental.write_text(replace(text, r"^\t(Plugins|LocalPlugins) +map[^\n]*\n", times=2))
