@@ -200,6 +200,9 @@ def test_hosts_and_paths_lead_to_their_services(web: Web) -> None:
         rule("shop.example.org", "/", "blue"),
         rule("shop.example.org", "/cart", "green"),
         rule("shop.example.org", "/exact", "green", "Exact"),
+        rule("shop.example.org", "/deep/in", "green"),
+        rule("shop.example.org", "/deep/in", "blue", "Exact"),
+        rule("*.wild.example.org", "/", "green"),
         rule("wiki.example.org", "/", "green"),
     ]
     tls = [{"hosts": ["shop.example.org"], "secretName": "shop"}]
@@ -220,13 +223,16 @@ def test_hosts_and_paths_lead_to_their_services(web: Web) -> None:
             ("shop.example.org", "/cartoon", "blue"),
             ("shop.example.org", "/exact", "green"),
             ("shop.example.org", "/exact/no", "blue"),
+            ("shop.example.org", "/deep/in", "blue"),
+            ("shop.example.org", "/deep/in/it", "green"),
             ("wiki.example.org", "/", "green"),
+            ("any.wild.example.org", "/cart", "green"),
         ):
             answer = web.ask(node, host, path)
             assert served_by(name)(answer), (node.name, host, path, answer)
             assert answer.seen["path"] == path
             assert answer.seen["headers"]["x-forwarded-for"] == STRANGER
-        assert web.ask(node, "nobody.example.org").status == 404
+        assert web.ask(node, "example.net").status == 404
 
 
 def test_a_host_has_the_certificate_of_its_secret(web: Web) -> None:

@@ -29,6 +29,32 @@ UNUSED = {
 }
 """Folder of a provider -> its fields in the static configuration."""
 
+PRECEDENCE = """// SPDX-License-Identifier: Apache-2.0
+
+package ingress
+
+import (
+	"strings"
+
+	netv1 "k8s.io/api/networking/v1"
+)
+
+// precedence orders rules as Kubernetes does: a host before a wildcard before none, then the longest path, and of two
+// equal paths the exact one. By default it would be the length of the rule's text.
+func precedence(host string, path netv1.HTTPIngressPath) int {
+	found := 1 + 2*min(len(strings.TrimSuffix(path.Path, "/")), 1<<14)
+	if path.PathType != nil && *path.PathType == netv1.PathTypeExact {
+		found++
+	}
+	switch {
+	case host == "":
+		return found
+	case strings.HasPrefix(host, "*."):
+		return found + 1<<16
+	}
+	return found + 1<<17
+}
+"""
 NO_DASHBOARD = """package webui
 
 import "embed"
@@ -100,6 +126,12 @@ def edit(module: Path) -> None:
     static = replace(static, r"^\tif c\.Providers != nil && c\.Providers\.Knative != nil \{.*?^\t\}\n\n")
     configuration.write_text(static)
     sources.write_text(aggregator)
+
+    ingress = packages / "provider/kubernetes/ingress"
+    (ingress / "precedence.go").write_text(PRECEDENCE)
+    routers = ingress / "kubernetes.go"
+    added = "\\g<0>\\tif rt.Priority == 0 {\\n\\t\\trt.Priority = precedence(rule.Host, pa)\\n\\t}\\n"
+    routers.write_text(replace(routers.read_text(), r'^\trt\.Rule = strings\.Join\(rules, " && "\)\n', added))
 
     # By a module of theirs that is released nowhere, a commercial edition adds fields.
     dynamic = packages / "config/dynamic/http_config.go"
