@@ -46,7 +46,16 @@ def _kinds(autoscaler: Mapping[str, Any]) -> Iterator[str]:
         yield metric["type"]
 
 
+async def _policies(client: Client) -> list[str]:
+    """Return the NetworkPolicies, which nobody would enforce."""
+    found = await client.get("/apis/networking.k8s.io/v1/networkpolicies")
+    return sorted(
+        f"NetworkPolicy {each['metadata']['namespace']}/{each['metadata']['name']}" for each in found["items"]
+    )
+
+
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
     "features.metrics-server.enabled": _autoscalers,
+    "features.network.enabled": _policies,
 }
 """Switch of a feature -> who finds the objects that need it."""

@@ -69,6 +69,7 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "coredns.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "flanneld.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
     "kube-proxy.service": frozenset({"CAP_NET_ADMIN"}),
+    "network-policy.service": frozenset({"CAP_NET_ADMIN"}),
     "virtual-address.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
 }  # fmt: skip
 FAMILIES = frozenset(("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"))
