@@ -39,8 +39,8 @@ from firstboot.steps.learners import Learners
 from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import AggregatedApi, Applied, NodeLabels, Objects, Removed
-from firstboot.steps.policies import NoticePolicies
 from firstboot.steps.pods import FirstPods, Schedulable
+from firstboot.steps.policies import NoticePolicies
 from firstboot.steps.restore import Restore
 from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
 from firstboot.steps.settings import FollowSettings, TellVersion
