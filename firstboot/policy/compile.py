@@ -114,7 +114,7 @@ class _Builder:
         return name
 
     def direction(
-        self, direction: Direction, members: Mapping[Pod, tuple[str, ...]], *, closed: bool
+        self, direction: Direction, members: list[tuple[Pod, tuple[str, ...]]], *, closed: bool
     ) -> None:
         """Make of pods with the chains of their policies what is done with packets that come in.
 
@@ -287,7 +287,7 @@ def closed() -> Ruleset:
     """Return what lets nothing of any pod pass: before it is known what to enforce."""
     builder = _Builder(Index((), {}))
     for direction in Direction:
-        builder.direction(direction, (), closed=True)
+        builder.direction(direction, [], closed=True)
     builder.local(())
     return builder.ruleset
 

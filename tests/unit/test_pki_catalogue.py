@@ -57,6 +57,7 @@ def test_api_address_may_be_an_address(name: str) -> None:
         ("scheduler", "system:kube-scheduler", (), "kube-scheduler"),
         ("kube-proxy", "system:kube-proxy", (), "kube-proxy"),
         ("flanneld", "flanneld", (), "flannel"),
+        ("network-policy", "network-policy", (), "network-policy"),
         ("coredns", "coredns", (), "coredns"),
     ],
 )
@@ -122,7 +123,16 @@ def test_worker_is_given_no_authority() -> None:
     wanted = catalogue(config, "node-2", ["192.0.2.8", "198.51.100.8"])
     assert (wanted.authorities, wanted.tokens) == ((), ())
     names = {spec.name for spec in wanted.certificates}
-    assert names == {"agent", "basalt-api", "kubelet", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    assert names == {
+        "agent",
+        "basalt-api",
+        "kubelet",
+        "kubelet-client",
+        "kube-proxy",
+        "flanneld",
+        "network-policy",
+        "coredns",
+    }
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
         assert set(spec.ip_addresses) <= {"192.0.2.8", "127.0.0.1", "::1"}, (
