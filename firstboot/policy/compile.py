@@ -144,35 +144,41 @@ class _Builder:
 
     def _rule(self, policy: Policy, direction: Direction, rule: Rule, mine: list[Pod]) -> Iterator[str]:
         """Yield the lines of one rule: every kind of peer with every kind of port."""
-        for peer in self._peers(policy, direction, rule):
-            for port in self._ports(policy, direction, rule, mine):
-                yield " ".join(filter(None, (peer, port, "accept")))
+        ports = list(self._ports(policy, direction, rule, mine))
+        for family, peer in self._peers(policy, direction, rule):
+            for other, port in ports:
+                if not family or not other or family == other:
+                    yield " ".join(filter(None, (peer, port, "accept")))
 
-    def _peers(self, policy: Policy, direction: Direction, rule: Rule) -> Iterator[str]:
+    def _peers(self, policy: Policy, direction: Direction, rule: Rule) -> Iterator[tuple[int, str]]:
+        """Yield how peers are known, with the family of their addresses; 0: whatever it is."""
         if rule.peers is None:
-            yield ""
+            yield 0, ""
             return
         for peer in rule.peers:
             found = self._block(peer) if isinstance(peer, Block) else self._pods(policy, peer)
             for family, name in found.items():
-                yield f"{PEER[direction].format(FAMILIES[family])} @{name}"
+                yield family, f"{PEER[direction].format(FAMILIES[family])} @{name}"
 
-    def _ports(self, policy: Policy, direction: Direction, rule: Rule, mine: list[Pod]) -> Iterator[str]:
+    def _ports(
+        self, policy: Policy, direction: Direction, rule: Rule, mine: list[Pod]
+    ) -> Iterator[tuple[int, str]]:
+        """Yield how ports are known, with the family of their pods' addresses; 0: whatever it is."""
         if rule.ports is None:
-            yield ""
+            yield 0, ""
             return
         for protocol in Protocol:
             ports = [port for port in rule.ports if port.protocol is protocol]
             numbers = [port for port in ports if port.name is None]
             if any(port.first is None for port in numbers):
-                yield f"meta l4proto {protocol.lower()}"
+                yield 0, f"meta l4proto {protocol.lower()}"
                 continue
             if numbers:
-                yield f"meta l4proto {protocol.lower()} ct reply proto-src @{self._numbers(numbers)}"
+                yield 0, f"meta l4proto {protocol.lower()} ct reply proto-src @{self._numbers(numbers)}"
             for name in dict.fromkeys(port.name for port in ports if port.name is not None):
                 for family, found in self._named(policy, direction, rule, mine, name, protocol).items():
                     asked = ASKED.format(FAMILIES[family])
-                    yield f"meta l4proto {protocol.lower()} {asked} . ct reply proto-src @{found}"
+                    yield family, f"meta l4proto {protocol.lower()} {asked} . ct reply proto-src @{found}"
 
     def _pods(self, policy: Policy, peer: Pods) -> dict[int, str]:
         """Return the sets with the addresses of pods by family, none for a family in which there are none."""
