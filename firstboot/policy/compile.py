@@ -131,9 +131,11 @@ class _Builder:
             self.maps[f"{word}{family}"] = Map(ADDRESSES[family], elements)
             itself = frozenset(f"{address} . {address}" for address in elements)
             self.sets[f"{word}-itself{family}"] = Set(f"{ADDRESSES[family]} . {ADDRESSES[family]}", itself)
+            self.sets[f"{word}-isolated{family}"] = Set(ADDRESSES[family], frozenset(elements))
         self.chains[f"stray-{word}"] = Chain(tuple(_stray(direction)))
         hook = f"type filter hook forward priority {PRIORITIES[direction]}; policy accept;"
-        self.chains[HOOKED[direction]] = Chain(tuple(_hooked(direction, closed)), hook)
+        rules = tuple(_hooked(direction, closed)) if members or closed else ()
+        self.chains[HOOKED[direction]] = Chain(rules, hook)
 
     def local(self, pods: Iterable[Pod]) -> None:
         """Make the sets of addresses that pods of this node have."""
@@ -304,7 +306,9 @@ def _hooked(direction: Direction, closed: bool) -> Iterator[str]:
     # Errors about connections: those that were not allowed have never got so far.
     yield "meta l4proto { icmp, ipv6-icmp } ct state related accept"
     yield f"ct state invalid,untracked jump stray-{word}"
-    # By addresses that need no router pods would get past all the others.
+    # Of a connection whose beginning nobody has seen it cannot be told who has opened it.
+    yield f"ct state new tcp flags & (fin | syn | rst | ack) != syn jump stray-{word}"
+    # By addresses that need no router pods would get past all that follows.
     for end in ("saddr", "daddr"):
         yield f'iifname "{BRIDGE}" oifname "{BRIDGE}" ip6 {end} fe80::/10 drop'
     for family, spoken in FAMILIES.items():
@@ -318,12 +322,11 @@ def _hooked(direction: Direction, closed: bool) -> Iterator[str]:
 
 
 def _stray(direction: Direction) -> Iterator[str]:
-    """Yield the rules for packets of no connection: an isolated pod neither sends nor gets them."""
-    word, end = direction.value.lower(), "saddr" if direction is Direction.EGRESS else "daddr"
+    """Yield the rules for packets of no known connection: an isolated pod neither sends nor gets them."""
     yield f"icmpv6 type {{ {', '.join(NEIGHBOURS)} }} accept"
     for family, spoken in FAMILIES.items():
-        # Its chains ask for a connection, and find none.
-        yield f"{spoken} {end} vmap @{word}{family}"
+        for end in ("saddr", "daddr"):
+            yield f"{spoken} {end} @{direction.value.lower()}-isolated{family} drop"
 
 
 def _chain_name(direction: Direction, policy: Policy) -> str:

@@ -18,8 +18,8 @@ import select
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,9 @@ NODE_OUTSIDE = ("192.0.2.1/24", "fd00:2::1/64")
 BEYOND_GATEWAY = ("192.0.2.254/24", "fd00:2::fe/64")
 ARRIVAL_SECONDS = 0.4
 """How long a packet is waited for that may have been dropped: there are no wires, only queues of one kernel."""
+
+MOST_AT_ONCE = 400
+"""Packets that are on their way; each has a file descriptor, of which a process may have a thousand."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Lab:
         sweep()
         for name in ("node", "beyond"):
             self._namespace(name)
-        node, beyond = self._name("node"), self._name("beyond")
+        node, beyond = self.name("node"), self.name("beyond")
         ip("-n", node, "link", "add", BRIDGE, "type", "bridge")
         # As the image has it.
         with self.inside("node"):
@@ -94,7 +97,7 @@ class Lab:
     def pod(self, name: str, *addresses: str) -> None:
         """Plug in a pod of the node."""
         self._namespace(name)
-        inside, node = self._name(name), self._name("node")
+        inside, node = self.name(name), self.name("node")
         ip("-n", inside, "link", "add", "eth0", "type", "veth", "peer", "name", f"veth-{name}", "netns", node)
         ip("-n", node, "link", "set", f"veth-{name}", "master", BRIDGE, "up")
         ip("-n", node, "link", "set", f"veth-{name}", "type", "bridge_slave", "hairpin", "on")
@@ -115,7 +118,7 @@ class Lab:
     def beyond(self, *addresses: str) -> None:
         """Have somebody outside with these addresses: pods of other nodes, and the world."""
         self._address(
-            self._name("beyond"), "lo", [f"{each}/{128 if ':' in each else 32}" for each in addresses]
+            self.name("beyond"), "lo", [f"{each}/{128 if ':' in each else 32}" for each in addresses]
         )
         self._places |= dict.fromkeys(addresses, "beyond")
 
@@ -126,16 +129,18 @@ class Lab:
 
     def nft(self, text: str, *options: str) -> str:
         """Run a transaction on the node, or what options say; an error of nft fails the test."""
-        command = ["ip", "netns", "exec", self._name("node"), "nft", *(options or ("-f", "-"))]
+        command = ["ip", "netns", "exec", self.name("node"), "nft", *(options or ("-f", "-"))]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{done.stderr}\n{text[:4000]}"
         return done.stdout
 
     def arrive(self, packets: Iterable[Packet]) -> dict[Packet, bool]:
         """Send packets, each of a new connection, and return which of them arrive."""
-        wanted = list(packets)
-        with Post(self) as post:
-            return post.deliver(wanted)
+        wanted, found = list(packets), dict[Packet, bool]()
+        for start in range(0, len(wanted), MOST_AT_ONCE):
+            with Post(self) as post:
+                found |= post.deliver(wanted[start : start + MOST_AT_ONCE])
+        return found
 
     def arrives(self, packet: Packet) -> bool:
         """Whether this packet arrives."""
@@ -149,7 +154,7 @@ class Lab:
     @contextmanager
     def inside(self, name: str) -> Iterator[None]:
         """Be in a namespace for a while, with this thread."""
-        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self._name(name)}") as there:
+        with open("/proc/thread-self/ns/net") as before, open(f"/run/netns/{self.name(name)}") as there:
             _enter(there.fileno())
             try:
                 yield
@@ -159,19 +164,20 @@ class Lab:
     def exec(self, name: str, *command: str) -> None:
         """Run a program in a namespace."""
         subprocess.run(
-            ["ip", "netns", "exec", self._name(name), *command], check=True, capture_output=True, timeout=30
+            ["ip", "netns", "exec", self.name(name), *command], check=True, capture_output=True, timeout=30
         )
 
     def _namespace(self, name: str) -> None:
-        ip("netns", "add", self._name(name))
-        self._made.append(self._name(name))
-        ip("-n", self._name(name), "link", "set", "lo", "up")
+        ip("netns", "add", self.name(name))
+        self._made.append(self.name(name))
+        ip("-n", self.name(name), "link", "set", "lo", "up")
         with self.inside(name):
             # Nobody else has an address of the link either: no second passes until the first packet may go.
             for which in ("all", "default"):
                 Path(f"/proc/sys/net/ipv6/conf/{which}/accept_dad").write_text("0")
 
-    def _name(self, name: str) -> str:
+    def name(self, name: str) -> str:
+        """Return what a namespace is called on the host."""
         return f"{self._prefix}-{name}"
 
     def _address(self, namespace: str, card: str, addresses: Iterable[str]) -> None:
@@ -203,74 +209,93 @@ class Post:
         """Send all of them at once, and look who got what."""
         for packet in packets:
             self._listen(packet)
-        # What waits to be heard: (whose socket tells it, how) by packet.
-        asked = {packet: self._send(packet) for packet in packets}
-        found = dict.fromkeys(packets, False)
+        senders = {packet: self._send(packet) for packet in packets}
+        return self._hear(senders)
+
+    def _hear(self, senders: Mapping[Packet, socket.socket]) -> dict[Packet, bool]:
+        """Wait until all have arrived, or none will any more."""
+        found = dict.fromkeys(senders, False)
+        poll, waiting = select.poll(), {sender.fileno(): packet for packet, sender in senders.items()}
+        for packet, sender in senders.items():
+            poll.register(sender, select.POLLOUT if packet.protocol == "TCP" else select.POLLIN)
+        answering = {
+            each.fileno(): each for (_, protocol, _), each in self._listening.items() if protocol == "UDP"
+        }
+        for each in answering.values():
+            poll.register(each, select.POLLIN)
         end = time.monotonic() + ARRIVAL_SECONDS
-        while (left := end - time.monotonic()) > 0 and not all(found.values()):
-            waiting = [sender for packet, sender in asked.items() if not found[packet]]
-            select.select([], [], [], min(left, 0.02))
-            del waiting
-            for packet, sender in asked.items():
-                found[packet] = found[packet] or self._has_arrived(packet, sender)
+        while waiting and (left := end - time.monotonic()) > 0:
+            for descriptor, _ in poll.poll(left * 1000):
+                if descriptor in answering:
+                    _answer(answering[descriptor])
+                elif _has_arrived(waiting[descriptor], senders[waiting[descriptor]]):
+                    found[waiting.pop(descriptor)] = True
+                    poll.unregister(descriptor)
+                elif waiting[descriptor].protocol != "ICMP":
+                    # It was refused, and says so for ever.
+                    del waiting[descriptor]
+                    poll.unregister(descriptor)
         return found
 
     def _listen(self, packet: Packet) -> None:
         key = packet.target, packet.protocol, packet.port
         if packet.protocol == "ICMP" or key in self._listening:
             return
-        kind = socket.SOCK_STREAM if packet.protocol == "TCP" else socket.SOCK_DGRAM
-        listening = self._socket(packet.target, kind)
+        listening = self._socket(packet.target, packet.protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setblocking(False)
         listening.bind((packet.target, packet.port))
         if packet.protocol == "TCP":
             listening.listen(256)
         self._listening[key] = listening
 
     def _send(self, packet: Packet) -> socket.socket:
-        if packet.protocol == "ICMP":
-            family = socket.AF_INET6 if ":" in packet.target else socket.AF_INET
-            protocol = socket.IPPROTO_ICMPV6 if ":" in packet.target else socket.IPPROTO_ICMP
-            sender = self._lab.socket(packet.source, family, socket.SOCK_RAW, protocol)
-            self._open.append(sender)
-        else:
-            kind = socket.SOCK_STREAM if packet.protocol == "TCP" else socket.SOCK_DGRAM
-            sender = self._socket(packet.source, kind)
+        sender = self._socket(packet.source, packet.protocol)
         sender.setblocking(False)
         sender.bind((packet.source, 0))
         if packet.protocol == "ICMP":
-            sender.sendto(_echo(":" in packet.target), (packet.target, 0))
+            sender.sendto(echo(kind=128 if ":" in packet.target else 8), (packet.target, 0))
             return sender
         code = sender.connect_ex((packet.target, packet.port))
         if packet.protocol == "UDP" and code == 0:
             sender.send(b"?")
         return sender
 
-    def _has_arrived(self, packet: Packet, sender: socket.socket) -> bool:
-        """Whether a connection is made, or a datagram was answered, so that the way back is open as well."""
-        match packet.protocol:
-            case "TCP":
-                return sender.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0 and _is_connected(sender)
-            case "UDP":
-                self._answer(self._listening[packet.target, packet.protocol, packet.port])
-                return _takes(sender)
-            case _:
-                return _is_answered(sender, packet.target)
-
-    def _answer(self, listening: socket.socket) -> None:
-        listening.setblocking(False)
-        while True:
-            try:
-                _, who = listening.recvfrom(16)
-            except BlockingIOError:
-                return
-            listening.sendto(b"!", who)
-
-    def _socket(self, address: str, kind: int) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = self._lab.socket(address, family, kind)
+    def _socket(self, address: str, protocol: str) -> socket.socket:
+        version6 = ":" in address
+        kind, number = KINDS[protocol, version6]
+        made = self._lab.socket(address, socket.AF_INET6 if version6 else socket.AF_INET, kind, number)
         self._open.append(made)
         return made
+
+
+KINDS = {
+    ("TCP", False): (socket.SOCK_STREAM, 0),
+    ("TCP", True): (socket.SOCK_STREAM, 0),
+    ("UDP", False): (socket.SOCK_DGRAM, 0),
+    ("UDP", True): (socket.SOCK_DGRAM, 0),
+    ("ICMP", False): (socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    ("ICMP", True): (socket.SOCK_RAW, socket.IPPROTO_ICMPV6),
+}
+"""Of sockets, by protocol and whether it is version 6."""
+
+
+def _has_arrived(packet: Packet, sender: socket.socket) -> bool:
+    """Whether a connection is made, or a datagram was answered, so that the way back is open as well."""
+    match packet.protocol:
+        case "TCP":
+            return _is_connected(sender)
+        case "UDP":
+            return _takes(sender)
+        case _:
+            return _is_answered(sender, packet.target)
+
+
+def _answer(listening: socket.socket) -> None:
+    with suppress(BlockingIOError):
+        while True:
+            _, who = listening.recvfrom(16)
+            listening.sendto(b"!", who)
 
 
 def _is_connected(sender: socket.socket) -> bool:
@@ -288,14 +313,12 @@ def _takes(sender: socket.socket) -> bool:
         return False
 
 
-def _echo(version6: bool) -> bytes:
-    """Return an ICMP echo request; for version 6 the kernel fills in the checksum."""
-    head = bytes([128 if version6 else 8, 0, 0, 0, 0x12, 0x34, 0, 1])
-    if version6:
-        return head
-    total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, len(head), 2))
+def echo(*, kind: int = 8, number: int = 0x1234) -> bytes:
+    """Return an ICMP echo, of kind 8 a request; of version 6 it is 128, and the kernel makes the sum."""
+    head = bytes([kind, 0, 0, 0, *number.to_bytes(2, "big"), 0, 1])
+    total = sum(int.from_bytes(head[at : at + 2], "big") for at in range(0, len(head), 2))
     total = (total & 0xFFFF) + (total >> 16)
-    return head[:2] + (~total & 0xFFFF).to_bytes(2) + head[4:]
+    return head[:2] + (~total & 0xFFFF).to_bytes(2, "big") + head[4:]
 
 
 def _is_answered(sender: socket.socket, target: str) -> bool:
