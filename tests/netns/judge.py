@@ -183,6 +183,7 @@ class Chance:
                 return {"ipBlock": self._block()}
 
     def _block(self) -> Object:
+        narrow: tuple[str, ...]
         if self.dice.random() < 0.5:
             wide, narrow = "10.1.0.0/16", ("10.1.0.0/30", "10.1.1.0/24", "10.1.0.3/32")
             if self.dice.random() < 0.4:
