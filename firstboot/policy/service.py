@@ -96,6 +96,7 @@ class Enforcer:
         self._applied: Ruleset | None = None
         self._synced = False
         self._failed: str | None = None
+        self._said = ""
 
     async def begin(self) -> None:
         """Let no pod's packets pass where no pod has a network yet: what is to be enforced is not known.
@@ -138,14 +139,15 @@ class Enforcer:
             self._node,
             self._memory.knows,
         )
-        if compiled.ruleset != self._applied:
-            await self._apply(compiled.ruleset)
-            log.info(
-                "%d policies, %d of this node's pods isolated, %d of them without a known address yet",
-                len(self._policies.objects),
-                compiled.isolated,
-                len(compiled.pending),
-            )
+        if compiled.ruleset == self._applied:
+            return
+        await self._apply(compiled.ruleset)
+        what = f"{len(self._policies.objects)} policies, {compiled.isolated} of this node's pods isolated"
+        if compiled.pending:
+            what += f", of which {len(compiled.pending)} have no known address yet"
+        if what != self._said:
+            log.info("%s", what)
+            self._said = what
 
     async def _apply(self, ruleset: Ruleset) -> None:
         """Have the kernel follow. Raises RunError; then all of the table is made anew the next time."""
