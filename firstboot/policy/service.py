@@ -116,6 +116,8 @@ class Enforcer:
 
     async def _enforce_always(self) -> None:
         while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), RETRY if self._failed else BEAT)
             began = time.monotonic()
             self._news.clear()
             with suppress(BasaltError):
@@ -123,8 +125,6 @@ class Enforcer:
             self._tell()
             systemd.notify("WATCHDOG=1")
             await asyncio.sleep(max(PAUSE, SHARE * (time.monotonic() - began)))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), RETRY if self._failed else BEAT)
 
     async def _enforce(self) -> None:
         if not (self._policies.synced and self._pods.synced and self._namespaces.synced):
@@ -166,7 +166,8 @@ class Enforcer:
         text = self._lacks() or ""
         if (files.read_or_none(self._told) or b"?").decode() != text:
             if text:
-                log.warning("%s", text)
+                # That the API server does not answer at once is no reason to warn of.
+                log.log(logging.WARNING if self._synced else logging.INFO, "%s", text)
             files.write(self._told, text, 0o644)
 
     def _lacks(self) -> str | None:

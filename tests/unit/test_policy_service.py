@@ -120,9 +120,11 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_policies_are_enforced_and_followed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def go() -> None:
         async with enforcing(bench, monkeypatch):
-            await bench.until(lambda: len(bench.told) == 1 and bench.lacks.exists())
+            await bench.until(
+                lambda: len(bench.told) == 1 and bench.lacks.exists() and bench.lacks.read_text() == ""
+            )
             assert bench.told[0].startswith(f"add table {nft.TABLE}\ndelete table")
-            assert "10.1.0.2 : jump ingress_" in bench.told[0] and bench.lacks.read_text() == ""
+            assert "10.1.0.2 : jump ingress_" in bench.told[0]
             bench.api.events["pods"].put_nowait({"type": "ADDED", "object": pod("b", "10.1.0.3")})
             await bench.until(lambda: len(bench.told) == 2)
             assert "delete table" not in bench.told[1] and "{ 10.1.0.3 : jump ingress_" in bench.told[1]
