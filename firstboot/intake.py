@@ -15,6 +15,8 @@ from firstboot import files, paths, sources
 from firstboot.cluster import settings
 from firstboot.cluster.followed import FILE, Followed
 from firstboot.cluster.membership import Membership
+from firstboot.cluster.noticed import FILE as POLICIES
+from firstboot.cluster.noticed import Noticed
 from firstboot.cluster.rotation import FILE as ROTATION
 from firstboot.cluster.rotation import Rotation
 from firstboot.codes import Code
@@ -179,7 +181,10 @@ class Intake:
         virtual = config.cluster.virtual_address
         card = facts.card(virtual) if virtual else None
         rotation = Rotation.load(self.membership.with_name(ROTATION))
-        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation), ()
+        policies = Noticed.load(self.membership.with_name(POLICIES)) is not None
+        return Node(
+            *(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation, policies)
+        ), ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

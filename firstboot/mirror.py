@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 from firstboot.kube import Client, KubeError
 
@@ -14,6 +15,8 @@ T = TypeVar("T")
 
 GONE = 410
 """The API server's answer when what happened since a version is not known any more."""
+PAGE = 500
+"""Objects that are asked for at once: a cluster's pods as one answer would take memory and time that is not there."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
 """Seconds before another attempt: after the first that failed, and at most; doubled in between."""
 
@@ -63,11 +66,21 @@ class Mirror(Generic[T]):
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _list(self) -> str:
-        found = await self._client.get(self._path)
-        if found is None:
-            raise KubeError("GET", self._path, 404, "the API server does not know it")
-        kept = ((_name(obj), self._read(obj)) for obj in found["items"])
-        self.objects = {name: value for name, value in kept if value is not None}
+        """Take in the list as it is now, and return its version."""
+        objects: dict[str, T] = {}
+        more = ""
+        while True:
+            found = await self._client.get(
+                f"{self._path}{'&' if '?' in self._path else '?'}limit={PAGE}{more}"
+            )
+            if found is None:
+                raise KubeError("GET", self._path, 404, "the API server does not know it")
+            kept = ((_name(obj), self._read(obj)) for obj in found["items"])
+            objects |= {name: value for name, value in kept if value is not None}
+            if not (token := found["metadata"].get("continue")):
+                break
+            more = f"&continue={quote(token)}"
+        self.objects = objects
         self.synced, self.reason = True, None
         self._changed()
         return str(found["metadata"]["resourceVersion"])

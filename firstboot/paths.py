@@ -12,6 +12,8 @@ ARGUMENTS = RUN / "args"
 API_SOCKET = RUN / "api.sock"
 API_VERDICT = Path("/run/virtual-address-watch/unready")
 """What keepalived knows of the API server of this machine: written by firstboot.apiwatch."""
+POLICY_LACKS = Path("/run/network-policy/lacks")
+"""What keeps the cluster's policies from being enforced as they are written: kept by firstboot.policy.service."""
 
 KUBERNETES = Path("/etc/kubernetes")
 PKI = KUBERNETES / "pki"

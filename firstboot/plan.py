@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from firstboot.backup.places import Places
-from firstboot.cluster import credentials, rotation, versions
+from firstboot.cluster import credentials, noticed, rotation, versions
 from firstboot.cluster.followed import FILE
 from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
@@ -41,6 +41,7 @@ from firstboot.steps.model import Step
 from firstboot.steps.network import CniConfig, PodNetwork
 from firstboot.steps.objects import AggregatedApi, Applied, NodeLabels, Objects, Removed
 from firstboot.steps.pods import FirstPods, Schedulable
+from firstboot.steps.policies import NoticePolicies
 from firstboot.steps.restore import Restore
 from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
 from firstboot.steps.settings import FollowSettings, TellVersion
@@ -58,6 +59,7 @@ UNITS = (
     "kube-controller-manager",
     "kube-scheduler",
     "kubelet",
+    "network-policy",
     "flanneld",
     "kube-proxy",
     "coredns",
@@ -190,7 +192,9 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         tried = external.endpoint(wanted.watch.external, external.TRIED, owner=None)
         yield Files("files:datastore", tried.files)
         yield Claim(wanted.watch)
-    for service in (*wanted.all_services, timesync.service(node)):
+    # What enforces policies is asked for first, since its unit comes before the kubelet's.
+    first = sorted(wanted.all_services, key=lambda service: service.unit != network.POLICY)
+    for service in (*first, timesync.service(node)):
         # An API server that ends by itself is started again by systemd, which asks nobody whose data there is.
         guarded = wanted.watch is not None and service.unit == "kube-apiserver"
         carries = service.unit == virtualaddress.UNIT
@@ -219,6 +223,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
             yield Learners()
         source = admitted if node.config.role.has_control_plane else registered
         yield ControlPlanes(node.control_planes, memory.membership, source)
+    yield NoticePolicies(node, memory.membership.with_name(noticed.FILE))
     yield FollowSettings(node, memory.membership.with_name(FILE))
     if node.followed is not None:
         yield TellVersion(node.name, node.followed.version, memory.applied)

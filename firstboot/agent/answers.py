@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 SETTINGS = "settings"
 """The step that follows the cluster's settings."""
 
+POLICIES = "policies"
+"""The step that notices whether the cluster has network policies."""
+
 ROTATION = "ca-rotation"
 """The step that follows the rotation of the cluster's CA."""
 

@@ -14,6 +14,7 @@ UNITS: Mapping[str, Sequence[str]] = {
     "basalt": ("basalt.service",),
     **{service.value: (f"{service.value}.service",) for service in Service},
     "api-balancer": ("api-balancer.service",),
+    "network-policy": ("network-policy.service",),
     "virtual-address": ("virtual-address.service",),
     "virtual-address-watch": ("virtual-address-watch.service",),
     "images": ("basalt-images.service",),

@@ -83,9 +83,16 @@ def _called(each: Mapping[str, Any], kind: str) -> str:
     return f"{kind} {each['metadata']['namespace']}/{each['metadata']['name']}"
 
 
+async def _policies(client: Client) -> list[str]:
+    """Return the NetworkPolicies, which nobody would enforce."""
+    found = await client.get("/apis/networking.k8s.io/v1/networkpolicies")
+    return sorted(_called(each, "NetworkPolicy") for each in found["items"])
+
+
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
     "features.ingress.enabled": _ingresses,
     "features.gateway.enabled": _gateways,
     "features.metrics-server.enabled": _autoscalers,
+    "features.network.enabled": _policies,
 }
 """Switch of a feature -> who finds the objects that need it."""

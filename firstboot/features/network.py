@@ -10,11 +10,12 @@ from typing import Self
 
 from firstboot import facts
 from firstboot.config import NetworkBackend
-from firstboot.features.model import Feature, allow, bind_user, cluster_role
+from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
-from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET, KUBERNETES
-from firstboot.probes import All, FileProbe, HttpProbe
+from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET, KUBERNETES, POLICY_LACKS
+from firstboot.pki.catalogue import NODES
+from firstboot.probes import All, FileProbe, HttpProbe, ToldProbe
 from firstboot.services.model import Node, Service
 
 BACKENDS = {
@@ -29,13 +30,16 @@ NODE_PREFIX = {4: 24, 6: 64}
 FLANNEL_CONFIG = KUBERNETES / "flannel.json"
 PROXY_CONFIG = KUBERNETES / "kube-proxy.json"
 USER = "flanneld"
+POLICY = "network-policy"
+"""Unit, and user of the API, of what enforces network policies."""
 
 
 def feature(node: Node) -> Feature:
     """Return the feature for this node."""
     if not node.config.features.network.enabled:
         return Feature("network")
-    return Feature("network", (flannel(node), proxy(node)), OBJECTS)
+    policies = (policy(node),) if node.policies else ()
+    return Feature("network", (flannel(node), proxy(node), *policies), OBJECTS)
 
 
 def flannel(node: Node) -> Service:
@@ -89,6 +93,16 @@ def proxy(node: Node) -> Service:
         files=(File(PROXY_CONFIG, _json(settings)),),
         environment={"SERVICE_CIDR": node.config.cluster.service_cidr, "NODE_IP": node.ip},
         arguments={"config": str(PROXY_CONFIG)},
+    )
+
+
+def policy(node: Node) -> Service:
+    """Return what enforces the cluster's network policies on this node; it costs memory, so it is there with them."""
+    return Service(
+        unit=POLICY,
+        probe=ToldProbe(POLICY_LACKS, "has not seen the cluster's policies yet"),
+        # No need of the API: without it there is to be no way for pods, instead of one that nobody has judged.
+        environment={"NODE_NAME": node.name},
     )
 
 
@@ -159,4 +173,15 @@ OBJECTS: tuple[Object, ...] = (
         ],
     ),
     bind_user("basalt:flannel", USER),
+    cluster_role(
+        "basalt:network-policy",
+        [
+            allow("core", "namespaces pods", "get list watch"),
+            allow("networking.k8s.io", "networkpolicies", "get list watch"),
+        ],
+    ),
+    bind_user("basalt:network-policy", POLICY),
+    # Agents of workers look whether there are any.
+    cluster_role("basalt:network-policy-noticed", [allow("networking.k8s.io", "networkpolicies", "list")]),
+    bind_group("basalt:network-policy-noticed", NODES),
 )

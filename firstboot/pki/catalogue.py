@@ -341,6 +341,7 @@ def _node_identities(node_name: str) -> tuple[Identity, ...]:
         Identity("kubelet", f"system:node:{node_name}", ("system:nodes",)),
         Identity("kube-proxy", "system:kube-proxy", user="kube-proxy"),
         Identity("flanneld", "flanneld", user="flannel"),
+        Identity("network-policy", "network-policy", user="network-policy"),
         Identity("coredns", "coredns", user="coredns"),
         Identity("traefik", "traefik", user="traefik"),
     )

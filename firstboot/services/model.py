@@ -35,6 +35,7 @@ class Node:
     followed:       the version of the cluster's settings that config is made with; None before there is one
     card:           the interface on which the cluster's virtual address belongs; None where there is none
     rotation:       of the cluster's CA, in the stage that the node has written down; None where there has been none
+    policies:       whether its cluster has network policies, as the node has noticed
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Node:
     followed: Followed | None = None
     card: str | None = None
     rotation: Rotation | None = None
+    policies: bool = False
 
     @property
     def ca_mark(self) -> Mapping[str, str]:

@@ -70,6 +70,7 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "flanneld.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
     "kube-proxy.service": frozenset({"CAP_NET_ADMIN"}),
     "traefik.service": frozenset({"CAP_NET_BIND_SERVICE"}),
+    "network-policy.service": frozenset({"CAP_NET_ADMIN"}),
     "virtual-address.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
 }  # fmt: skip
 FAMILIES = frozenset(("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from functools import partial
 
@@ -128,6 +129,40 @@ def test_a_feature_is_switched_on_and_off_for_all(cluster: Cluster) -> None:
     cluster.wait_whole()
 
 
+def test_policies_are_enforced_while_there_are_any(cluster: Cluster) -> None:
+    """On all nodes, whatever is killed; the rules are there before a kubelet can give a pod a network."""
+    cluster.wait_whole()
+    first, worker = cluster.control_planes[0], cluster.nodes[WORKER]
+    assert not any(has_rules(node) for node in cluster.nodes.values())
+    first.kubectl("create", "-f", "-", stdin=json.dumps(DENY))
+    for node in cluster.nodes.values():
+        node.wait_until("it enforces policies", partial(enforces, node), GOES_ON_SECONDS)
+    refused = first.run("basalt disable network", check=False)
+    assert refused.code == 1 and "NetworkPolicy default/deny" in refused.stderr, refused
+
+    before = worker.run("systemctl show -p MainPID --value network-policy").stdout
+    worker.run("systemctl kill --signal=KILL network-policy")
+    assert has_rules(worker)
+    worker.wait_until("it is there again", partial(enforces, worker, before), GOES_ON_SECONDS)
+    worker.kill()
+    worker.start()
+    worker.wait_until("it enforces policies", partial(enforces, worker), JOINED_SECONDS)
+    worker.wait_for_phase(Phase.READY, JOINED_SECONDS)
+    began = {
+        unit: int(worker.run(f"systemctl show -p {moment} --value {unit}").stdout)
+        for unit, moment in (
+            ("network-policy", "ActiveEnterTimestampMonotonic"),
+            ("kubelet", "ExecMainStartTimestampMonotonic"),
+        )
+    }
+    assert 0 < began["network-policy"] < began["kubelet"]
+
+    first.kubectl("delete", "networkpolicy", "deny")
+    for node in cluster.nodes.values():
+        node.wait_until("nothing is left of it", partial(has_let_go, node), GOES_ON_SECONDS)
+    cluster.wait_whole()
+
+
 def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     """It has what was acknowledged, an old member that comes back is told so, and new machines take their places."""
     stays = cluster.leader()
@@ -190,6 +225,33 @@ def joins(node: Container) -> bool:
     """Whether the node is about to join."""
     status = node.status()
     return status is not None and status.phase in (Phase.JOINING, Phase.STARTING)
+
+
+DENY = {
+    "apiVersion": "networking.k8s.io/v1",
+    "kind": "NetworkPolicy",
+    "metadata": {"name": "deny", "namespace": "default"},
+    "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+}
+
+
+def has_rules(node: Container) -> bool:
+    """Whether the kernel has a table for policies."""
+    return node.run("nft list table inet network-policy", check=False).ok
+
+
+def enforces(node: Container, other_than: str = "") -> bool:
+    """Whether the service lacks nothing, in another process than this."""
+    pid = node.run("systemctl show -p MainPID --value network-policy").stdout
+    lacks = node.run("cat /run/network-policy/lacks", check=False)
+    active = node.run("systemctl is-active network-policy", check=False).ok
+    return active and pid != other_than and lacks.ok and lacks.stdout == "" and has_rules(node)
+
+
+def has_let_go(node: Container) -> bool:
+    """Whether the service has stopped, and its table is gone."""
+    state = node.run("systemctl is-active network-policy", check=False).stdout.strip()
+    return state == "inactive" and not has_rules(node)
 
 
 def has_metrics(node: Container) -> bool:

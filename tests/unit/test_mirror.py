@@ -45,7 +45,12 @@ class Api:
             if not self.lists:
                 return web.json_response({"message": "not now"}, status=503)
             items = self.lists.pop(0)
-            return web.json_response({"metadata": {"resourceVersion": "10"}, "items": items})
+            rest, page = int(request.query.get("continue", 0)), int(request.query["limit"])
+            metadata = {"resourceVersion": "10"}
+            if items[rest + page :]:
+                metadata["continue"] = str(rest + page)
+                self.lists.insert(0, items)
+            return web.json_response({"metadata": metadata, "items": items[rest : rest + page]})
         self.asked.append(request.query["resourceVersion"])
         response = web.StreamResponse()
         await response.prepare(request)
@@ -104,6 +109,13 @@ def test_a_list_and_what_happens_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pods.reason is None
 
 
+def test_a_long_list_comes_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "PAGE", 2)
+    api = Api([[pod(str(number), 9, f"10.1.0.{number}") for number in range(5)]], [])
+    _, states = followed(monkeypatch, api, lambda pods: pods.synced)
+    assert states == [{f"default/{number}": f"10.1.0.{number}" for number in range(5)}]
+
+
 def test_a_watch_that_ends_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     api = Api([[]], [[happens("BOOKMARK", pod("", 17))], [happens("ADDED", pod("a", 18, "10.1.0.2"))]])
     followed(monkeypatch, api, lambda pods: bool(pods.objects))
@@ -121,7 +133,7 @@ def test_what_was_known_stays_while_nobody_answers(monkeypatch: pytest.MonkeyPat
     api = Api([[pod("a", 9, "10.1.0.2")]], [[refusal]])
     pods, _ = followed(monkeypatch, api, lambda pods: "503" in str(pods.reason))
     assert pods.objects == {"default/a": "10.1.0.2"}
-    assert pods.reason == "GET /api/v1/pods: 503: not now"
+    assert pods.reason == "GET /api/v1/pods?limit=500: 503: not now"
 
 
 def test_a_service_keeps_what_it_lacks_in_a_file(tmp_path: Any) -> None:

@@ -57,6 +57,7 @@ def test_api_address_may_be_an_address(name: str) -> None:
         ("scheduler", "system:kube-scheduler", (), "kube-scheduler"),
         ("kube-proxy", "system:kube-proxy", (), "kube-proxy"),
         ("flanneld", "flanneld", (), "flannel"),
+        ("network-policy", "network-policy", (), "network-policy"),
         ("coredns", "coredns", (), "coredns"),
         ("traefik", "traefik", (), "traefik"),
     ],
@@ -132,6 +133,7 @@ def test_worker_is_given_no_authority() -> None:
         "flanneld",
         "coredns",
         "traefik",
+        "network-policy",
     }
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
