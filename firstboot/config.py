@@ -285,12 +285,44 @@ class MetricsServerFeature:
         return cls(enabled=data.get("enabled", cls.enabled))
 
 
+class ReclaimPolicy(StrEnum):
+    """What becomes of a volume's data when its claim is deleted."""
+
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
+@dataclass(frozen=True)
+class LocalStorageFeature:
+    """Volumes on the disks of nodes.
+
+    local_path: folder on each node in which they are
+    default:    whether claims get them that name no class
+    """
+
+    enabled: bool = False
+    local_path: str = "/var/lib/basalt/local-storage"
+    reclaim_policy: ReclaimPolicy = ReclaimPolicy.DELETE
+    default: bool = True
+
+    @classmethod
+    def from_dict(cls, data: Document) -> LocalStorageFeature:
+        """Read ``features.local-storage``."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            local_path=data.get("local-path", cls.local_path),
+            reclaim_policy=ReclaimPolicy(data.get("reclaim-policy", cls.reclaim_policy)),
+            default=data.get("default", cls.default),
+        )
+
+
 @dataclass(frozen=True)
 class Features:
     """What the cluster offers beyond the bare API."""
 
     network: NetworkFeature = field(default_factory=NetworkFeature)
     dns: DnsFeature = field(default_factory=DnsFeature)
+    local_storage: LocalStorageFeature = field(default_factory=LocalStorageFeature)
     metrics_server: MetricsServerFeature = field(default_factory=MetricsServerFeature)
 
     @classmethod
@@ -299,6 +331,7 @@ class Features:
         return cls(
             network=NetworkFeature.from_dict(data.get("network", {})),
             dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
+            local_storage=LocalStorageFeature.from_dict(data.get("local-storage", {})),
             metrics_server=MetricsServerFeature.from_dict(data.get("metrics-server", {})),
         )
 

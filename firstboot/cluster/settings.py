@@ -45,7 +45,7 @@ FIXED: Mapping[str, str] = {
 def of(config: Config) -> dict[str, Any]:
     """Return the settings of a cluster that was started with this document."""
     cluster, network, dns = config.cluster, config.features.network, config.features.dns
-    metrics = config.features.metrics_server
+    metrics, storage = config.features.metrics_server, config.features.local_storage
     common: dict[str, Any] = {
         "name": cluster.name,
         "pod-cidr": cluster.pod_cidr,
@@ -67,6 +67,12 @@ def of(config: Config) -> dict[str, Any]:
                 "enabled": dns.enabled,
                 "service-ip": dns.service_ip,
                 "upstream-nameservers": list(dns.upstream_nameservers),
+            },
+            "local-storage": {
+                "enabled": storage.enabled,
+                "local-path": storage.local_path,
+                "reclaim-policy": storage.reclaim_policy.value,
+                "default": storage.default,
             },
             "metrics-server": {"enabled": metrics.enabled},
         },
