@@ -13,6 +13,7 @@ MAX_LINES = 10_000
 UNITS: Mapping[str, Sequence[str]] = {
     "basalt": ("basalt.service",),
     **{service.value: (f"{service.value}.service",) for service in Service},
+    "local-storage": ("local-storage.service",),
     "api-balancer": ("api-balancer.service",),
     "virtual-address": ("virtual-address.service",),
     "virtual-address-watch": ("virtual-address-watch.service",),

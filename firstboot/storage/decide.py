@@ -220,7 +220,7 @@ def _kept(seen: Seen, budget: _Budget) -> Iterator[Action]:
         if budget.take(max(0, size - limit)):
             yield Grow(volume, claim, size)
         else:
-            more = f"{show(size - limit)} more than the {show(limit)} that it has"
+            more = f"{show(size - limit)} more than the {show(limit)} that are there"
             yield Refuse(claim, _full(seen, budget, more), "VolumeResizeFailed")
 
 
@@ -239,13 +239,13 @@ def _new(seen: Seen, budget: _Budget) -> Iterator[Action]:
         elif budget.take(max(0, size - limits.get(volume_name(claim), 0))):
             yield Provision(claim, size, kind.policy)
         else:
-            yield Refuse(claim, _full(seen, budget, f"{show(size)} in one volume"), elsewhere=True)
+            yield Refuse(claim, _full(seen, budget, show(size)), elsewhere=True)
 
 
 def _full(seen: Seen, budget: _Budget, wanted: str) -> str:
     return (
-        f"node {seen.node} cannot promise {wanted}: {show(budget.left)} of the {show(seen.room.size)} of the disk of "
-        f"{seen.place} are left; ask for less, delete claims that nobody needs, or give the machine a larger disk"
+        f"{wanted} cannot be promised by {seen.node}: only {show(budget.left)} of {show(seen.room.size)} are left on the "
+        f"disk of {seen.place}. Ask for less, delete claims that nobody needs, or give the machine a larger disk."
     )
 
 

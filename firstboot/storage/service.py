@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,10 +79,9 @@ class Follower:
                 self._changed.clear()
                 failed = await self.look()
                 systemd.notify("READY=1")
-                try:
-                    await asyncio.wait_for(self._changed.wait(), AFTER_FAILURE if failed else AGAIN)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(AFTER_FAILURE if failed else AGAIN):
+                        await self._changed.wait()
 
     async def look(self) -> bool:
         """Do what has to be done now, and tell the agent; whether any of it failed."""

@@ -71,7 +71,7 @@ class Volumes:
 
     def problem(self) -> str | None:
         """Return why there can be no volumes here and what to do, in a line; None when there can."""
-        if not self.place.is_dir():
+        if self.place.is_symlink() or not self.place.is_dir():
             return f"{self.place} is no folder: make it, or mount the disk that it is on, or set another `local-path`"
         try:
             found = self.quotas.problem()

@@ -122,7 +122,10 @@ def test_worker_is_given_no_authority() -> None:
     wanted = catalogue(config, "node-2", ["192.0.2.8", "198.51.100.8"])
     assert (wanted.authorities, wanted.tokens) == ((), ())
     names = {spec.name for spec in wanted.certificates}
-    assert names == {"agent", "basalt-api", "kubelet", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    assert names == {
+        *("agent", "basalt-api", "kubelet", "kubelet-client"),
+        *("kube-proxy", "flanneld", "coredns", "local-storage"),
+    }
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
         assert set(spec.ip_addresses) <= {"192.0.2.8", "127.0.0.1", "::1"}, (
