@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+from firstboot.cluster import volumes
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
 from firstboot.kube import Client
-from firstboot.storage import PROVISIONED_BY, PROVISIONER
 
-STORAGE_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
-"""On a claim: who is to make its volume, once its pod has a node."""
 MOST = 10
 """How many are named."""
 
@@ -57,40 +55,9 @@ def _kinds(autoscaler: Mapping[str, Any]) -> Iterator[str]:
         yield metric["type"]
 
 
-async def _volumes(client: Client) -> list[str]:
-    """Return the claims that have a volume of local storage, those that wait for one, and volumes without a claim."""
-    volumes = (await client.get("/api/v1/persistentvolumes"))["items"]
-    claims = (await client.get("/api/v1/persistentvolumeclaims"))["items"]
-    return sorted(
-        [
-            *(_volume(each) for each in volumes if _annotated(each, PROVISIONED_BY)),
-            *(_claim(each["metadata"]) for each in claims if _waits(each)),
-        ]
-    )
-
-
-def _volume(volume: Mapping[str, Any]) -> str:
-    claim = volume["spec"].get("claimRef")
-    bound = volume.get("status", {}).get("phase") == "Bound"
-    return _claim(claim) if claim and bound else f"PersistentVolume {volume['metadata']['name']}"
-
-
-def _claim(named: Mapping[str, Any]) -> str:
-    return f"PersistentVolumeClaim {named['namespace']}/{named['name']}"
-
-
-def _waits(claim: Mapping[str, Any]) -> bool:
-    """Whether a claim has been given to local storage, and has no volume yet."""
-    return _annotated(claim, STORAGE_PROVISIONER) and not claim["spec"].get("volumeName")
-
-
-def _annotated(obj: Mapping[str, Any], annotation: str) -> bool:
-    return bool(obj["metadata"].get("annotations", {}).get(annotation) == PROVISIONER)
-
-
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
-    "features.local-storage.enabled": _volumes,
-    "features.local-storage.local-path": _volumes,
+    "features.local-storage.enabled": volumes.users,
+    "features.local-storage.local-path": volumes.users,
     "features.metrics-server.enabled": _autoscalers,
 }
 """Switch of a feature, or its place -> who finds the objects that need it."""

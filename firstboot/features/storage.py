@@ -12,7 +12,8 @@ from firstboot.kube import Object
 from firstboot.pki.catalogue import LOCAL_STORAGE
 from firstboot.probes import TellingProbe, ToldProbe
 from firstboot.services.model import Node, Service
-from firstboot.storage import DETAIL, LACKS, PROVISIONER
+from firstboot.storage import DETAIL, HOSTNAME, LACKS, PROVISIONER
+from firstboot.storage.objects import SELECTED_NODE
 
 NAME = "local-storage"
 CLASS = "local-storage"
@@ -21,8 +22,8 @@ CLASS = "local-storage"
 def feature(node: Node) -> Feature:
     """Return the feature for this node."""
     if not node.config.features.local_storage.enabled:
-        return Feature(NAME, leftovers=(storage_class(node), *RBAC))
-    return Feature(NAME, (service(node),), (storage_class(node), *RBAC))
+        return Feature(NAME, leftovers=(storage_class(node), *RBAC, *POLICY))
+    return Feature(NAME, (service(node),), (storage_class(node), *RBAC, *POLICY))
 
 
 def service(node: Node) -> Service:
@@ -67,4 +68,60 @@ RBAC: tuple[Object, ...] = (
         ],
     ),
     bind_group(LOCAL_STORAGE, LOCAL_STORAGE),
+)
+
+OWN_NODE = f"request.userInfo.username.substring({len(LOCAL_STORAGE) + 1})"
+"""In CEL: the node of the service that asks."""
+POLICY: tuple[Object, ...] = (
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": LOCAL_STORAGE},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": [""],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE", "UPDATE", "DELETE"],
+                        "resources": ["persistentvolumes", "persistentvolumeclaims"],
+                    }
+                ]
+            },
+            "matchConditions": [
+                {"name": "by-a-node", "expression": f"'{LOCAL_STORAGE}' in request.userInfo.groups"}
+            ],
+            "variables": [
+                {"name": "node", "expression": OWN_NODE},
+                {
+                    "name": "objects",
+                    "expression": "[object, oldObject].filter(each, each != null)",
+                },
+            ],
+            "validations": [
+                {
+                    "expression": "request.resource.resource != 'persistentvolumes' || variables.objects.all(each, "
+                    "has(each.spec.local) && has(each.spec.nodeAffinity) && "
+                    "each.spec.nodeAffinity.required.nodeSelectorTerms.all(term, has(term.matchExpressions) && "
+                    f"term.matchExpressions.exists(need, need.key == '{HOSTNAME}' && need.operator == 'In' && "
+                    "need.values == [variables.node])))",
+                    "message": "a node has to do with the volumes of its own disk only",
+                },
+                {
+                    "expression": "request.resource.resource != 'persistentvolumeclaims' || ("
+                    f"oldObject != null && has(oldObject.metadata.annotations) && '{SELECTED_NODE}' in "
+                    f"oldObject.metadata.annotations && oldObject.metadata.annotations['{SELECTED_NODE}'] == "
+                    "variables.node)",
+                    "message": "a node has to do with the claims of its own pods only",
+                },
+            ],
+        },
+    },
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": LOCAL_STORAGE},
+        "spec": {"policyName": LOCAL_STORAGE, "validationActions": ["Deny"]},
+    },
 )

@@ -244,8 +244,8 @@ def _new(seen: Seen, budget: _Budget) -> Iterator[Action]:
 
 def _full(seen: Seen, budget: _Budget, wanted: str) -> str:
     return (
-        f"{wanted} cannot be promised by {seen.node}: only {show(budget.left)} of {show(seen.room.size)} are left on the "
-        f"disk of {seen.place}. Ask for less, delete claims that nobody needs, or give the machine a larger disk."
+        f"{wanted} cannot be promised by {seen.node}: only {show(budget.left)} of {show(seen.room.size)} are left on "
+        f"the disk of {seen.place}. Ask for less, delete claims that nobody needs, or give the machine a larger disk."
     )
 
 

@@ -8,11 +8,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import yaml
 
-from firstboot.kube import KubeError
+from firstboot.cluster.orphans import orphans
+from firstboot.config import Config
+from firstboot.failure import DocumentError
+from firstboot.features.storage import feature, storage_class
+from firstboot.kube import KubeError, Trust, object_path
+from firstboot.observe import feature_part
+from firstboot.probes import Telling, TellingProbe, ToldProbe
+from firstboot.report.status import Part, State
+from firstboot.services.model import Node as FeatureNode
+from firstboot.steps.model import Machine
+from firstboot.steps.objects import Applied, Objects
 from firstboot.storage import FINALIZER
 from firstboot.storage.decide import Seen, Verdict, decide, unclaimed
 from firstboot.storage.objects import Claim, Class, Volume, node_of
@@ -21,6 +32,7 @@ from firstboot.storage.quantity import parse, show, write
 from firstboot.storage.quota import ProjectQuotas
 from firstboot.storage.service import Follower
 from firstboot.storage.volumes import FIRST_PROJECT, Stage, Volumes
+from firstboot.validate import check_text
 from tests.unit.support_disk import PowerCut, watched
 from tests.unit.support_storage import CLAIMS, CLASSES, MIB, SELECTED, VOLUMES, Cluster, CountedQuotas
 
@@ -105,9 +117,9 @@ class Node:
 
     def seen(self) -> Seen:
         items = self.cluster.items
-        claims = [each for obj in items(CLAIMS) if (each := Claim.read(obj))]
-        volumes = [each for obj in items(VOLUMES) if (each := Volume.read(obj))]
-        classes = [each for obj in items(CLASSES) if (each := Class.read(obj))]
+        claims = [claim for obj in items(CLAIMS) if (claim := Claim.read(obj))]
+        volumes = [volume for obj in items(VOLUMES) if (volume := Volume.read(obj))]
+        classes = [kind for obj in items(CLASSES) if (kind := Class.read(obj))]
         folders = self.volumes.folders()
         return Seen(
             node=self.name,
@@ -433,17 +445,18 @@ def goes_before_it_is_made(node: Node) -> None:
     makes(node)
 
 
-LIVES: tuple[tuple[Life, list[str]], ...] = (
-    (makes, [NAME]),
-    (grows, [NAME]),
-    (goes, []),
-    (goes_before_it_is_made, []),
+LIVES: tuple[tuple[Life, int | None], ...] = (
+    (makes, 2 * MIB),
+    (grows, 7 * MIB),
+    (goes, None),
+    (goes_before_it_is_made, None),
 )
+"""What happens, and the size of the volume that there is in the end."""
 
 
-@pytest.mark.parametrize(("life", "folders"), LIVES, ids=lambda each: getattr(each, "__name__", ""))
-def test_a_power_cut_between_any_two_changes(tmp_path: Path, life: Life, folders: list[str]) -> None:
-    cuts = 0
+@pytest.mark.parametrize(("life", "size"), LIVES, ids=lambda each: getattr(each, "__name__", ""))
+def test_a_power_cut_between_any_two_changes(tmp_path: Path, life: Life, size: int | None) -> None:
+    cuts, folders = 0, [NAME] if size else []
     while True:
         place = tmp_path / f"{cuts}"
         place.mkdir()
@@ -467,7 +480,6 @@ def test_a_power_cut_between_any_two_changes(tmp_path: Path, life: Life, folders
         check_promises(node)
         assert node.folders == folders, f"after {power.spent}"
         assert [each["metadata"]["name"] for each in node.cluster.items(VOLUMES)] == folders
-        size = {makes: 2 * MIB, grows: 7 * MIB}.get(life)
         assert node.limits == ({NAME: size} if size else {})
         if size:
             assert node.cluster.objects[DATA]["status"]["capacity"] == {"storage": write(size)}
@@ -606,3 +618,130 @@ def test_the_kernel_says_that_a_file_system_has_no_quotas() -> None:
     """What /proc is on has none, whatever this host has."""
     found = ProjectQuotas(Path("/proc")).problem()
     assert found is not None and "mkfs.ext4 -O quota,project" in found[1]
+
+
+# The feature.
+
+SWITCH, PLACE = "features.local-storage.enabled", "features.local-storage.local-path"
+
+
+def described(**settings: Any) -> FeatureNode:
+    features = {"local-storage": {"enabled": True, **settings}}
+    return FeatureNode(Config.from_dict({"role": "control-plane", "features": features}), "cp-1", "192.0.2.1")
+
+
+def test_every_node_runs_it_and_control_planes_make_the_class() -> None:
+    found = feature(described(**{"reclaim-policy": "Retain", "default": False, "local-path": "/mnt/volumes"}))
+    [service] = found.services
+    assert service.environment == {"NODE_NAME": "cp-1", "LOCAL_PATH": "/mnt/volumes"}
+    kind = found.objects[0]
+    assert (kind["reclaimPolicy"], kind["volumeBindingMode"]) == ("Retain", "WaitForFirstConsumer")
+    assert kind["metadata"]["annotations"] == {"storageclass.kubernetes.io/is-default-class": "false"}
+    off = feature(described(enabled=False))
+    assert off.services == () and [each["kind"] for each in off.leftovers[:1]] == ["StorageClass"]
+    assert {object_path(each) for each in found.objects} == {object_path(each) for each in off.leftovers}
+
+
+@pytest.mark.parametrize(
+    ("path", "bad"),
+    [
+        ("/var/lib/basalt/local-storage", False),
+        ("/var/lib/basalt/local-storage/fast", False),
+        ("/mnt", False),
+        ("/mnt/disk-1/volumes", False),
+        ("/srv/a_b.c", False),
+        ("/var/lib/basalt", True),
+        ("/var/lib/kubelet", True),
+        ("/mnt/../etc", True),
+        ("/mnt/.hidden", True),
+        ("/mnt/", True),
+        ("/mnt//a", True),
+        ("/mnt/a b", True),
+        ("/mntx", True),
+        ("relative", True),
+        ("/", True),
+    ],
+)
+def test_where_volumes_may_be(path: str, bad: bool) -> None:
+    document = {"version": 1, "role": "control-plane", "features": {"local-storage": {"local-path": path}}}
+    text = yaml.safe_dump({"basalt": document})
+    if not bad:
+        assert check_text(text, "FILE").features.local_storage.local_path == path
+        return
+    with pytest.raises(DocumentError) as raised:
+        check_text(text, "FILE")
+    [failure] = raised.value.failures
+    assert failure.path == "basalt.features.local-storage.local-path"
+    assert "below `/mnt` or `/srv`" in failure.remedy
+
+
+class Immutable(Cluster):
+    """A cluster whose classes cannot be changed but for their annotations."""
+
+    def __init__(self, manager: str) -> None:
+        super().__init__()
+        self.manager = manager
+
+    async def apply(self, obj: Any, manager: str = "basalt", trust: Trust = Trust.CLUSTER) -> None:
+        path = object_path(obj)
+        found = self.objects.get(path)
+        if found is not None and found["reclaimPolicy"] != obj["reclaimPolicy"]:
+            raise KubeError("PATCH", path, 422, "updates to reclaimPolicy are forbidden.")
+        made = {**obj, "metadata": {**obj["metadata"], "managedFields": [{"manager": self.manager}]}}
+        self._put(path, made)
+
+
+@pytest.mark.parametrize(("manager", "replaced"), [("basalt", True), ("somebody-else", False)])
+def test_a_class_is_made_anew_where_it_cannot_change(manager: str, replaced: bool) -> None:
+    cluster = Immutable(manager)
+
+    async def apply(policy: str) -> None:
+        step = Objects("class", (storage_class(described(**{"reclaim-policy": policy})),), Applied())
+        await step.apply(Machine(cast(Any, None), cluster, {}))
+
+    asyncio.run(apply("Delete"))
+    if replaced:
+        asyncio.run(apply("Retain"))
+    else:
+        with pytest.raises(KubeError):
+            asyncio.run(apply("Retain"))
+    [kind] = cluster.items(CLASSES)
+    assert kind["reclaimPolicy"] == ("Retain" if replaced else "Delete")
+
+
+def refusals(node: Node, after: dict[str, Any]) -> list[str]:
+    before = {SWITCH: True, PLACE: "/mnt/a"}
+    found = asyncio.run(orphans(node.cluster, before, {**before, **after}))
+    assert all(each.code == "feature-in-use" for each in found)
+    return [f"{each.path}: {each.found}" for each in found]
+
+
+def test_what_is_stored_keeps_the_feature_and_its_place(node: Node) -> None:
+    assert refusals(node, {SWITCH: False}) == [], "nobody uses it"
+    node.cluster.add_claim("data", "1Mi")
+    node.go()
+    [found] = refusals(node, {SWITCH: False})
+    assert found == f"{SWITCH}: PersistentVolumeClaim shop/data would be left without it"
+    [found] = refusals(node, {PLACE: "/mnt/b"})
+    assert found.startswith(f"{PLACE}: PersistentVolumeClaim shop/data")
+    assert refusals(node, {"features.dns.enabled": False}) == []
+    node.cluster.objects[f"{VOLUMES}/{NAME}"]["spec"]["persistentVolumeReclaimPolicy"] = "Retain"
+    node.cluster.remove(DATA)
+    node.go()
+    [found] = refusals(node, {SWITCH: False})
+    assert f"PersistentVolume {NAME} would" in found
+
+
+def test_a_service_that_works_says_so_in_its_own_words(tmp_path: Path) -> None:
+    lacks, detail = tmp_path / "lacks", tmp_path / "detail"
+    probe = TellingProbe(ToldProbe(lacks, "has not looked yet"), detail)
+
+    async def ask() -> str | None:
+        return await probe(cast(Any, None))
+
+    assert asyncio.run(ask()) == "has not looked yet" and probe.detail == ""
+    lacks.write_text("")
+    detail.write_text("1 MiB promised\n")
+    assert asyncio.run(ask()) is None and isinstance(probe, Telling) and probe.detail == "1 MiB promised"
+    parts = {"local-storage": Part(State.HEALTHY, probe.detail)}
+    assert feature_part(feature(described()), parts) == Part(State.HEALTHY, "1 MiB promised")

@@ -21,13 +21,10 @@ FOLLOWED_SECONDS = 240.0
 """From a change of a setting or an object to what it means for the node, under emulation."""
 
 
-def test_the_kernel_keeps_to_quotas(shared_machine: Machine) -> None:
-    """What firstboot/storage does with the disk, without a cluster."""
-    shared_machine.run(["python3", "-I", "-"], stdin=(GUEST / "quotas.py").read_bytes(), timeout=180)
-
-
 def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     machine = ready_machine
+    # What is done with the disk, without a cluster, and what the kernel makes of it.
+    machine.run(["python3", "-I", "-"], stdin=(GUEST / "quotas.py").read_bytes(), timeout=180)
     assert machine.get("storageclasses")["items"] == [], "it is off"
     machine.run("basalt enable local-storage")
     wait_for_detail(machine, "0 bytes promised to 0 volumes")
