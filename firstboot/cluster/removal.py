@@ -289,7 +289,7 @@ class Removal:
         more = f" and {len(kept) - MOST} more" if len(kept) > MOST else ""
         return self._refused(
             f"its disk holds the data of {', '.join(kept[:MOST])}{more}",
-            "Save what is wanted and delete these, or give it up with the node: --force.",
+            "Save what is wanted and delete these. If the machine is lost, and the data with it, use --force.",
         )
 
     def _refused(self, found: str, remedy: str) -> DocumentError:

@@ -6,7 +6,7 @@ Every action may have been done already, or half: a node can lose its power betw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,20 +224,33 @@ def _kept(seen: Seen, budget: _Budget) -> Iterator[Action]:
             yield Refuse(claim, _full(seen, budget, more), "VolumeResizeFailed")
 
 
+def waiting(node: str, claims: Iterable[Claim], classes: Container[str]) -> list[Claim]:
+    """Return the claims of these classes whose pods the scheduler has sent to a node, and that have no volume yet."""
+    found = (
+        each
+        for each in claims
+        if each.node == node and each.class_name in classes and not each.volume and not each.leaving
+    )
+    return sorted(found, key=lambda each: (each.namespace, each.name))
+
+
+def turned_away(node: str, claims: Iterable[Claim], problem: str) -> list[Refuse]:
+    """Return what to tell claims that wait for a node which can make no volumes at all."""
+    text = f"{node} cannot make volumes: {problem}"
+    return [Refuse(each, text, elsewhere=True) for each in claims]
+
+
 def _new(seen: Seen, budget: _Budget) -> Iterator[Action]:
     """Claims whose pods the scheduler has sent here."""
     limits = _limits(seen)
-    for claim in sorted(seen.claims.values(), key=lambda each: (each.namespace, each.name)):
-        kind = seen.classes.get(claim.class_name)
-        if kind is None or claim.node != seen.node or claim.volume or claim.leaving:
-            continue
+    for claim in waiting(seen.node, seen.claims.values(), seen.classes):
         if volume_name(claim) in seen.volumes:
             continue
         size = _whole(claim.asked)
         if claim.wish:
             yield Refuse(claim, claim.wish)
         elif budget.take(max(0, size - limits.get(volume_name(claim), 0))):
-            yield Provision(claim, size, kind.policy)
+            yield Provision(claim, size, seen.classes[claim.class_name].policy)
         else:
             yield Refuse(claim, _full(seen, budget, show(size)), elsewhere=True)
 

@@ -27,7 +27,9 @@ from firstboot.storage.decide import (
     Remove,
     Seen,
     decide,
+    turned_away,
     unclaimed,
+    waiting,
 )
 from firstboot.storage.objects import Claim, Class, Volume
 from firstboot.storage.provisioner import CONFLICT, Provisioner
@@ -88,8 +90,14 @@ class Follower:
         problem = self.volumes.problem()
         if problem is None and self._synced:
             return await self._act()
+        failed = self._synced and await self._turn_away(problem or "")
         self._tell((problem,) if problem else (), "")
-        return False
+        return failed
+
+    async def _turn_away(self, problem: str) -> bool:
+        """Give claims back to the scheduler that wait for what cannot be; whether that failed."""
+        claims = waiting(self.node, self.claims.objects.values(), self.classes.objects)
+        return any([await self._apply(each) for each in turned_away(self.node, claims, problem)])
 
     async def _act(self) -> bool:
         seen = await asyncio.to_thread(self._seen)

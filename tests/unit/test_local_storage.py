@@ -564,13 +564,20 @@ def test_a_place_without_quotas_is_said_and_nothing_is_made(
 
     async def life() -> None:
         running = asyncio.create_task(follower.run())
-        await told(lambda: follower.claims.synced and _text(lacks).startswith(str(node.place)))
+        await told(lambda: _text(lacks).startswith(str(node.place)) and node.cluster.events)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
 
     asyncio.run(life())
     assert expected in _text(lacks) and node.cluster.items(VOLUMES) == []
+    [(reason, text, _)] = node.cluster.events
+    assert (
+        reason == "ProvisioningFailed"
+        and text.startswith("node-1 cannot make volumes: ")
+        and expected in text
+    )
+    assert SELECTED not in node.cluster.objects[DATA]["metadata"]["annotations"], "another node may"
 
 
 def test_data_that_cannot_be_removed_is_said(
