@@ -114,14 +114,10 @@ Action = Provision | Refuse | Grow | Limit | Reclaim | LetGo | Remove | Drop
 
 @dataclass(frozen=True)
 class Verdict:
-    """What has to be done, in this order, and what only people can put right, one thing a line.
-
-    room: as it will be
-    """
+    """What has to be done, in this order, and what only people can put right, one thing a line."""
 
     actions: tuple[Action, ...]
     lacks: tuple[str, ...]
-    room: Room
 
 
 @dataclass
@@ -146,7 +142,7 @@ def decide(seen: Seen) -> Verdict:
     """Return what has to be done."""
     budget = _Budget(seen.room.left)
     actions = [*_kept(seen, budget), *_new(seen, budget), *_released(seen), *_leftovers(seen)]
-    return Verdict(tuple(actions), tuple(_lacks(seen)), Room(seen.room.size, budget.left, seen.room.files))
+    return Verdict(tuple(actions), tuple(_lacks(seen)))
 
 
 def _whole(size: int) -> int:
@@ -163,7 +159,7 @@ def _is_here(seen: Seen, volume: Volume) -> bool:
     return volume.path == seen.place / volume.name
 
 
-def _goes(volume: Volume) -> bool:
+def goes(volume: Volume) -> bool:
     """Whether nobody claims the volume any more, and nobody is to keep it."""
     free = volume.phase in ("Released", "Failed") or (volume.leaving and volume.phase != "Bound")
     return free and volume.policy == "Delete"
@@ -171,7 +167,7 @@ def _goes(volume: Volume) -> bool:
 
 def _released(seen: Seen) -> Iterator[Action]:
     for volume in seen.own:
-        if _goes(volume) and _is_here(seen, volume):
+        if goes(volume) and _is_here(seen, volume):
             yield Reclaim(volume)
         elif volume.leaving and volume.finalized and volume.phase != "Bound":
             yield LetGo(volume)
@@ -179,8 +175,9 @@ def _released(seen: Seen) -> Iterator[Action]:
 
 def _leftovers(seen: Seen) -> Iterator[Action]:
     """What power cuts have left. A folder with data in it is never one: its PersistentVolume may come back."""
+    own = {each.name for each in seen.own}
     for folder in seen.folders:
-        known = folder.name in seen.volumes
+        known = folder.name in own
         claim = seen.claims.get(folder.name.removeprefix(PREFIX))
         claimed = claim is not None and claim.node == seen.node
         if folder.stage is Stage.OLD and not known:
@@ -196,7 +193,7 @@ def _holds_data(folder: Folder) -> bool:
 
 def unclaimed(seen: Seen) -> list[str]:
     """Return the folders with data that no PersistentVolume names: only people can say whether it is wanted."""
-    names = {f"{PREFIX}{uid}" for uid in seen.claims} | set(seen.volumes)
+    names = {f"{PREFIX}{uid}" for uid in seen.claims} | {each.name for each in seen.own}
     used = (each for each in seen.folders if each.stage is Stage.USED and each.name not in names)
     return [each.name for each in used if _holds_data(each)]
 
@@ -205,7 +202,7 @@ def _kept(seen: Seen, budget: _Budget) -> Iterator[Action]:
     """Volumes that are claimed: their limits are what their PersistentVolumes say, or their claims ask for now."""
     limits = _limits(seen)
     for volume in seen.own:
-        if volume.name not in limits or volume.leaving or _goes(volume) or not _is_here(seen, volume):
+        if volume.name not in limits or volume.leaving or goes(volume) or not _is_here(seen, volume):
             continue
         limit, claim = limits[volume.name], seen.claims.get(volume.claim)
         bound = claim is not None and claim.volume == volume.name
@@ -268,7 +265,7 @@ def _lacks(seen: Seen) -> Iterator[str]:
     for volume in seen.own:
         if not _is_here(seen, volume):
             yield f"PersistentVolume {volume.name} is in {volume.path.parent}, which is not `local-path` any more"
-        elif volume.name not in here and not _goes(volume) and not volume.leaving:
+        elif volume.name not in here and not goes(volume) and not volume.leaving:
             yield (
                 f"{volume.path} of PersistentVolume {volume.name} is gone: mount the disk that it is on, or delete "
                 "the PersistentVolume and its claim"

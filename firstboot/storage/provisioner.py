@@ -22,8 +22,9 @@ from firstboot.storage.decide import (
     Reclaim,
     Refuse,
     Remove,
+    goes,
 )
-from firstboot.storage.objects import SELECTED_NODE, Claim, event, volume_object
+from firstboot.storage.objects import SELECTED_NODE, Claim, Volume, event, volume_object
 from firstboot.storage.quantity import parse, show, write
 from firstboot.storage.volumes import PREFIX, Volumes
 
@@ -77,9 +78,14 @@ class Provisioner:
         found = await self.client.get(claim.path)
         return found if found is not None and found["metadata"]["uid"] == claim.uid else None
 
+    def _waits(self, claim: Any) -> bool:
+        """Whether a claim waits for this node."""
+        chosen = claim["metadata"].get("annotations", {}).get(SELECTED_NODE)
+        return chosen == self.node and not claim["spec"].get("volumeName")
+
     async def _provision(self, action: Provision) -> None:
         claim = await self._claim(action.claim)
-        if claim is None or claim["spec"].get("volumeName"):
+        if claim is None or not self._waits(claim):
             return
         await asyncio.to_thread(self.volumes.make, action.name, action.size)
         path = self.volumes.path(action.name)
@@ -102,10 +108,9 @@ class Provisioner:
         log.info("claim %s: %s", claim, action.text)
         await self._tell(claim.reference, "Warning", action.reason, action.text)
         if action.elsewhere and (found := await self._claim(claim)) is not None:
-            annotations = found["metadata"].get("annotations", {})
             # The scheduler keeps to the node that it has chosen until somebody takes that back.
-            if annotations.get(SELECTED_NODE) == self.node and not found["spec"].get("volumeName"):
-                del annotations[SELECTED_NODE]
+            if self._waits(found):
+                del found["metadata"]["annotations"][SELECTED_NODE]
                 await self.client.send("PUT", claim.path, found)
         self.told[claim.uid] = said
 
@@ -123,10 +128,10 @@ class Provisioner:
             found["spec"]["capacity"]["storage"] = write(action.size)
             await self.client.send("PUT", f"{VOLUMES}/{action.volume.name}", found)
         claim = await self._claim(action.claim)
-        if claim is None:
+        if claim is None or parse(claim["status"]["capacity"]["storage"]) == action.size:
             return
-        status = claim.setdefault("status", {})
-        status["capacity"] = {**status.get("capacity", {}), "storage": write(action.size)}
+        status = claim["status"]
+        status["capacity"]["storage"] = write(action.size)
         status["conditions"] = [
             each for each in status.get("conditions", ()) if each.get("type") not in RESIZING
         ]
@@ -137,11 +142,8 @@ class Provisioner:
 
     async def _reclaim(self, name: str) -> None:
         found = await self._object(name)
-        if found is None:
-            return
-        phase = found.get("status", {}).get("phase")
-        wanted = phase in ("Bound", "Available") and "deletionTimestamp" not in found["metadata"]
-        if wanted or phase == "Bound" or found["spec"]["persistentVolumeReclaimPolicy"] != "Delete":
+        volume = None if found is None else Volume.read(found)
+        if volume is None or not goes(volume):
             return
         try:
             await asyncio.to_thread(self.volumes.remove, name)

@@ -54,11 +54,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes of the disk, and those of them that can be promised to new volumes; files: that it has in all."""
+    """Bytes of the disk, and those of them that can be promised to new volumes."""
 
-    size: int = 0
-    left: int = 0
-    files: int = 0
+    size: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Volumes:
         owed = sum(max(0, each.quota.limit - each.quota.used) for each in folders if each.stage is Stage.USED)
         shared = self.place.stat().st_dev == self.system.stat().st_dev
         reserve = size * RESERVE // 100 if shared else 0
-        return Room(size, max(0, free - owed - reserve), found.f_files)
+        return Room(size, max(0, free - owed - reserve))
 
     def make(self, name: str, size: int) -> None:
         """Have an empty folder with a limit, which is on disk when this returns. Raises OSError."""

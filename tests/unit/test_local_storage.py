@@ -367,6 +367,20 @@ def test_volumes_of_another_place_are_left_where_they_are(node: Node, tmp_path: 
     assert "is not `local-path` any more" in lack
 
 
+def test_what_another_node_was_chosen_for_meanwhile_is_not_made(node: Node) -> None:
+    node.cluster.add_claim("data", "1Mi")
+    [action] = node.verdict().actions
+    node.cluster.select(DATA, "node-2")
+    asyncio.run(node.provisioner.apply(action))
+    assert node.folders == [] and node.cluster.items(VOLUMES) == []
+    other = node.place.parent / "other"
+    other.mkdir()
+    Node(other, node.cluster, CountedQuotas(), name="node-2").go()
+    node.volumes.make(NAME, MIB)
+    node.go()
+    assert node.folders == [], "an empty folder of another node's volume goes"
+
+
 def test_other_files_are_nobodys_business(node: Node) -> None:
     (node.place / "lost+found").mkdir()
     (node.place / "notes").write_text("x")
