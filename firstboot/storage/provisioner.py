@@ -24,7 +24,7 @@ from firstboot.storage.decide import (
     Remove,
     goes,
 )
-from firstboot.storage.objects import SELECTED_NODE, Claim, Volume, event, volume_object
+from firstboot.storage.objects import SELECTED_NODE, Claim, Volume, event, node_of, volume_object
 from firstboot.storage.quantity import parse, show, write
 from firstboot.storage.volumes import PREFIX, Volumes
 
@@ -64,7 +64,7 @@ class Provisioner:
             case LetGo(volume):
                 await self._let_go(volume.name)
             case Remove(name):
-                if await self._object(name) is None:
+                if not await self._is_named(name):
                     await asyncio.to_thread(self.volumes.remove, name)
             case Drop():
                 await self._drop(action)
@@ -72,6 +72,11 @@ class Provisioner:
     async def _object(self, name: str) -> Any:
         """Return a PersistentVolume as it is now, None for one that is not."""
         return await self.client.get(f"{VOLUMES}/{name}")
+
+    async def _is_named(self, name: str) -> bool:
+        """Whether there is a PersistentVolume for a folder of this node."""
+        found = await self._object(name)
+        return found is not None and node_of(found) in (self.node, None)
 
     async def _claim(self, claim: Claim) -> Any:
         """Return a claim as it is now, None where it is another or none any more."""
@@ -177,7 +182,7 @@ class Provisioner:
         await self.client.send("PUT", f"{VOLUMES}/{name}", found)
 
     async def _drop(self, action: Drop) -> None:
-        if await self._object(action.name) is not None:
+        if await self._is_named(action.name):
             return
         if await asyncio.to_thread(self.volumes.drop, action.name, action.stage):
             log.info("removed the empty folder of %s, which nobody claims", action.name.removeprefix(PREFIX))
