@@ -76,7 +76,7 @@ POLICY: tuple[Object, ...] = (
     {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": LOCAL_STORAGE},
+        "metadata": {"name": PROVISIONER},
         "spec": {
             "failurePolicy": "Fail",
             "matchConstraints": {
@@ -121,7 +121,7 @@ POLICY: tuple[Object, ...] = (
     {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": LOCAL_STORAGE},
-        "spec": {"policyName": LOCAL_STORAGE, "validationActions": ["Deny"]},
+        "metadata": {"name": PROVISIONER},
+        "spec": {"policyName": PROVISIONER, "validationActions": ["Deny"]},
     },
 )

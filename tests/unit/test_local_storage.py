@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -661,6 +662,9 @@ def test_every_node_runs_it_and_control_planes_make_the_class() -> None:
     off = feature(described(enabled=False))
     assert off.services == () and [each["kind"] for each in off.leftovers[:1]] == ["StorageClass"]
     assert {object_path(each) for each in found.objects} == {object_path(each) for each in off.leftovers}
+    # Names of roles may have a colon, those of nothing else.
+    others = [each["metadata"]["name"] for each in found.objects if "rbac" not in each["apiVersion"]]
+    assert all(re.fullmatch("[a-z0-9.-]+", name) for name in others)
 
 
 @pytest.mark.parametrize(
