@@ -285,6 +285,37 @@ class MetricsServerFeature:
         return cls(enabled=data.get("enabled", cls.enabled))
 
 
+class ReclaimPolicy(StrEnum):
+    """What becomes of a volume's data when its claim is deleted."""
+
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
+@dataclass(frozen=True)
+class LocalStorageFeature:
+    """Volumes on the disks of nodes.
+
+    local_path: folder on each node in which they are
+    default:    whether claims get them that name no class
+    """
+
+    enabled: bool = False
+    local_path: str = "/var/lib/basalt/local-storage"
+    reclaim_policy: ReclaimPolicy = ReclaimPolicy.DELETE
+    default: bool = True
+
+    @classmethod
+    def from_dict(cls, data: Document) -> LocalStorageFeature:
+        """Read ``features.local-storage``."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            local_path=data.get("local-path", cls.local_path),
+            reclaim_policy=ReclaimPolicy(data.get("reclaim-policy", cls.reclaim_policy)),
+            default=data.get("default", cls.default),
+        )
+
+
 @dataclass(frozen=True)
 class IngressFeature:
     """Ingresses.
@@ -329,6 +360,7 @@ class Features:
     dns: DnsFeature = field(default_factory=DnsFeature)
     ingress: IngressFeature = field(default_factory=IngressFeature)
     gateway: GatewayFeature = field(default_factory=GatewayFeature)
+    local_storage: LocalStorageFeature = field(default_factory=LocalStorageFeature)
     metrics_server: MetricsServerFeature = field(default_factory=MetricsServerFeature)
 
     @classmethod
@@ -339,6 +371,7 @@ class Features:
             dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
             ingress=IngressFeature.from_dict(data.get("ingress", {})),
             gateway=GatewayFeature.from_dict(data.get("gateway", {})),
+            local_storage=LocalStorageFeature.from_dict(data.get("local-storage", {})),
             metrics_server=MetricsServerFeature.from_dict(data.get("metrics-server", {})),
         )
 

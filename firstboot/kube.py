@@ -233,8 +233,13 @@ def object_path(obj: Object) -> str:
     metadata = obj["metadata"]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
-    kind = obj["kind"].lower()
-    return f"{root}{namespace}/{kind}{'es' if kind.endswith('s') else 's'}/{metadata['name']}"
+    return f"{root}{namespace}/{_plural(obj['kind'].lower())}/{metadata['name']}"
+
+
+def _plural(kind: str) -> str:
+    if kind.endswith("s"):
+        return f"{kind}es"
+    return f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
 
 
 def trusting(authority: Path) -> ssl.SSLContext:

@@ -16,7 +16,7 @@ from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
-from firstboot.features import dns, ingress, metrics, network
+from firstboot.features import dns, ingress, metrics, network, storage
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
@@ -64,6 +64,7 @@ UNITS = (
     "kube-proxy",
     "coredns",
     "traefik",
+    "local-storage",
     "metrics-server",
     "api-balancer",
     "virtual-address-watch",
@@ -106,7 +107,12 @@ def wanted(node: Node) -> Wanted:
     """Return what the node runs."""
     control_plane = node.config.role.has_control_plane
     components = _control_plane(node) if control_plane else _worker(node)
-    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node), *ingress.features(node))
+    features: tuple[Feature, ...] = (
+        network.feature(node),
+        dns.feature(node),
+        *ingress.features(node),
+        storage.feature(node),
+    )
     if control_plane:
         features = (*features, metrics.feature(node))
     return Wanted(

@@ -90,6 +90,23 @@ class ToldProbe:
             return self.pending
 
 
+@dataclass(eq=False)
+class TellingProbe:
+    """Works when another probe does; says then what the service keeps in a file."""
+
+    probe: Probe
+    path: Path
+    detail: str = ""
+
+    async def __call__(self, client: Client) -> str | None:
+        """Ask the other probe, and read the file."""
+        try:
+            self.detail = self.path.read_text().strip()
+        except FileNotFoundError:
+            self.detail = ""
+        return await self.probe(client)
+
+
 @dataclass(frozen=True)
 class Because:
     """Works when another probe does; says what it means for people when that does not."""

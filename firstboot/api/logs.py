@@ -10,13 +10,15 @@ from firstboot.config import Service
 DEFAULT_LINES = 100
 MAX_LINES = 10_000
 
+OTHERS = (
+    *("network-policy", "traefik", "local-storage"),
+    *("api-balancer", "virtual-address", "virtual-address-watch"),
+)
+"""Services that take no arguments of a document."""
 UNITS: Mapping[str, Sequence[str]] = {
     "basalt": ("basalt.service",),
     **{service.value: (f"{service.value}.service",) for service in Service},
-    "api-balancer": ("api-balancer.service",),
-    "network-policy": ("network-policy.service",),
-    "virtual-address": ("virtual-address.service",),
-    "virtual-address-watch": ("virtual-address-watch.service",),
+    **{unit: (f"{unit}.service",) for unit in OTHERS},
     "images": ("basalt-images.service",),
     "cloud-init": ("cloud-init*.service", "cloud-config.service", "cloud-final.service"),
     "network": ("systemd-networkd.service", "systemd-resolved.service"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+from firstboot.cluster import volumes
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
@@ -20,14 +21,13 @@ MOST = 10
 
 
 async def orphans(client: Client, before: Values, after: Values) -> tuple[Failure, ...]:
-    """Return a failure for each feature that is switched off although objects need it; settings by path.
+    """Return a failure for each feature that is switched off or moved away although objects need it; settings by path.
 
     Raises KubeError.
     """
     failures = []
     for path, users in USERS.items():
-        goes = before.get(path) is True and after.get(path) is False
-        if goes and (names := await users(client)):
+        if _goes(path, before, after) and (names := await users(client)):
             more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
             found = f"{', '.join(names[:MOST])}{more} would be left without it"
             remedy = "Remove them first, or switch it off all the same: --force."
@@ -46,6 +46,15 @@ async def unnamed(client: Client, wanted: Values) -> tuple[Failure, ...]:
     found = f"is of type {secret['type']}" if secret else "does not exist"
     remedy = f"kubectl create secret tls {name} -n {NAMESPACE} --cert=FILE --key=FILE; or set it all the same: --force."
     return (Failure(Code.SECRET_MISSING, CERTIFICATE, f"Secret {NAMESPACE}/{name} {found}", remedy),)
+
+
+def _goes(path: str, before: Values, after: Values) -> bool:
+    """Whether what is at a path, a switch or a place, will not be there any more; a place only while it is used."""
+    was = before.get(path)
+    if isinstance(was, bool):
+        return was and after.get(path) is False
+    used = f"{path.rpartition('.')[0]}.enabled"
+    return before.get(used) is True and after.get(used) is True and was != after.get(path)
 
 
 async def _autoscalers(client: Client) -> list[str]:
@@ -92,7 +101,9 @@ async def _policies(client: Client) -> list[str]:
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
     "features.ingress.enabled": _ingresses,
     "features.gateway.enabled": _gateways,
+    "features.local-storage.enabled": volumes.users,
+    "features.local-storage.local-path": volumes.users,
     "features.metrics-server.enabled": _autoscalers,
     "features.network.enabled": _policies,
 }
-"""Switch of a feature -> who finds the objects that need it."""
+"""Switch of a feature, or its place -> who finds the objects that need it."""

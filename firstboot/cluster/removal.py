@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from firstboot.cluster import drain, quorum, records
+from firstboot.cluster import drain, quorum, records, volumes
 from firstboot.cluster.leaving import ANNOTATION, is_told
 from firstboot.cluster.records import Machine
 from firstboot.cluster.voters import Voters
@@ -39,6 +39,8 @@ SILENCE = 25.0
 """Seconds without a sign of life after which a kubelet has stopped; it gives one every ten."""
 STOP = 180.0
 """Least seconds that the machine is given to stop its kubelet, however long its pods took."""
+MOST = 10
+"""How many claims are named."""
 INSIST = 60.0
 """Seconds for which a request is made again that fails because the datastore finds a new leader."""
 
@@ -112,6 +114,9 @@ class Removal:
         """Take the node out and say how it goes. Raises DocumentError for what people have to do, and BasaltError."""
         deadline = self.clock() + self.timeout
         leaves = await self._found()
+        kept = await volumes.on_node(self.client, self.name)
+        if kept and not self.force:
+            raise self._keeps(kept)
         if leaves.is_control_plane:
             await self._quorum(leaves)
             yield Progress(Stage.CHECK, f"the datastore can do without {self.name}")
@@ -134,6 +139,9 @@ class Removal:
             yield Progress(Stage.DATASTORE, f"{self.name} is no member of the datastore")
         await self._insist(lambda: records.forget(self.client, self.name))
         yield Progress(Stage.RECORDS, f"{self.name} gets no certificates any more")
+        await self._insist(lambda: volumes.forget(self.client, self.name))
+        if kept:
+            yield Progress(Stage.RECORDS, f"what was on its disk is given up: {', '.join(kept)}")
         await self._insist(self._delete_node)
         yield Progress(Stage.NODE, f"{self.name} is out of the cluster: its name and address are free")
         log.info("%s was taken out of the cluster", self.name)
@@ -275,6 +283,14 @@ class Removal:
     @property
     def _node(self) -> str:
         return f"/api/v1/nodes/{self.name}"
+
+    def _keeps(self, kept: list[str]) -> DocumentError:
+        """Return the refusal of a removal that would take data with it: the machine is reset when it has left."""
+        more = f" and {len(kept) - MOST} more" if len(kept) > MOST else ""
+        return self._refused(
+            f"its disk holds the data of {', '.join(kept[:MOST])}{more}",
+            "Save what is wanted and delete these. If the machine is lost, and the data with it, use --force.",
+        )
 
     def _refused(self, found: str, remedy: str) -> DocumentError:
         return DocumentError([Failure(Code.REMOVE_REFUSED, self.name, found, remedy)])

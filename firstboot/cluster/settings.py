@@ -46,6 +46,7 @@ def of(config: Config) -> dict[str, Any]:
     """Return the settings of a cluster that was started with this document."""
     cluster, network, dns = config.cluster, config.features.network, config.features.dns
     ingress, metrics = config.features.ingress, config.features.metrics_server
+    storage = config.features.local_storage
     common: dict[str, Any] = {
         "name": cluster.name,
         "pod-cidr": cluster.pod_cidr,
@@ -75,6 +76,12 @@ def of(config: Config) -> dict[str, Any]:
                 "trusted-proxies": list(ingress.trusted_proxies),
             },
             "gateway": {"enabled": config.features.gateway.enabled},
+            "local-storage": {
+                "enabled": storage.enabled,
+                "local-path": storage.local_path,
+                "reclaim-policy": storage.reclaim_policy.value,
+                "default": storage.default,
+            },
             "metrics-server": {"enabled": metrics.enabled},
         },
     }

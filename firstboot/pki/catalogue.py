@@ -45,6 +45,9 @@ METRICS_SERVER_NAME = "metrics-server.kube-system.svc"
 NODES = "basalt:nodes"
 """Group of the agents of workers: they read nodes, and may ask a control plane for certificates."""
 
+LOCAL_STORAGE = "basalt:local-storage"
+"""Group of the services that make volumes; each is known by the name of its node besides."""
+
 LOOPBACK = ("127.0.0.1", "::1")
 
 BOTH = (Usage.SERVER, Usage.CLIENT)
@@ -344,6 +347,7 @@ def _node_identities(node_name: str) -> tuple[Identity, ...]:
         Identity("network-policy", "network-policy", user="network-policy"),
         Identity("coredns", "coredns", user="coredns"),
         Identity("traefik", "traefik", user="traefik"),
+        Identity("local-storage", f"{LOCAL_STORAGE}:{node_name}", (LOCAL_STORAGE,), user="local-storage"),
     )
 
 

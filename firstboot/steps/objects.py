@@ -17,6 +17,11 @@ AGAIN = 300.0
 """Seconds after which an object is applied again, in case somebody changed or removed it."""
 
 
+INVALID = 422
+REPLACED = ("StorageClass",)
+"""Kinds with fields that the API server lets nobody change, and that nothing goes with which depends on them."""
+
+
 @dataclass
 class Applied:
     """What this process has applied, or seen gone (None): path -> when. Lost with it, which costs one more look."""
@@ -66,7 +71,7 @@ class Objects:
     async def apply(self, machine: Machine) -> None:
         """Apply them."""
         for obj in self._due():
-            await machine.client.apply(obj)
+            await _apply(machine, obj)
             self.applied.note(obj)
 
     def _due(self) -> list[Object]:
@@ -146,6 +151,19 @@ class Removed:
             # Another control plane was quicker.
             if error.status != 404:
                 raise
+
+
+async def _apply(machine: Machine, obj: Object) -> None:
+    """Apply an object, by making it anew where it cannot become what it should be."""
+    try:
+        await machine.client.apply(obj)
+    except KubeError as error:
+        path = object_path(obj)
+        unchangeable = error.status == INVALID and obj["kind"] in REPLACED
+        if not unchangeable or not _is_ours(await machine.client.get(path)):
+            raise
+        await machine.client.send("DELETE", path)
+        await machine.client.apply(obj)
 
 
 def _is_ours(found: Any) -> bool:

@@ -52,6 +52,7 @@ WAIVED: dict[str, tuple[frozenset[str], str]] = {
     ),
     "flanneld.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
     "kube-proxy.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
+    "local-storage.service": (frozenset({"SystemCallFilter"}), "sets quotas"),
     "virtual-address.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
 }  # fmt: skip
 # Services to which the above does not apply at all.
@@ -71,6 +72,7 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "kube-proxy.service": frozenset({"CAP_NET_ADMIN"}),
     "traefik.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "network-policy.service": frozenset({"CAP_NET_ADMIN"}),
+    "local-storage.service": frozenset({"CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_ADMIN"}),
     "virtual-address.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
 }  # fmt: skip
 FAMILIES = frozenset(("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from firstboot.cluster.leaving import ANNOTATION
 from firstboot.cluster.quorum import Member
 from firstboot.cluster.records import Machine, machine_object
 from firstboot.cluster.removal import REPEAT, SILENCE, STOP, Progress, Removal
+from firstboot.cluster.volumes import VOLUMES
 from firstboot.failure import BasaltError, DocumentError
 from firstboot.kube import Client, KubeError, Trust
+from firstboot.storage.objects import volume_object
 
 KUBE_SYSTEM = "/api/v1/namespaces/kube-system/configmaps"
 NODES = "/api/v1/nodes"
@@ -85,7 +88,7 @@ class Api(Client):
             runs = not (self.kubelet_obeys and self.told(path.rpartition("/")[2]))
             return {"spec": {"renewTime": str(self.now // 10 if runs else "last")}}
         base, _, query = path.partition("?")
-        if query:
+        if query or base == VOLUMES:
             return {"items": [each for at, each in self.objects.items() if at.startswith(f"{base}/")]}
         return self.objects.get(path)
 
@@ -97,6 +100,8 @@ class Api(Client):
                 raise KubeError(method, path, 429, "Cannot evict pod as it would violate the budget")
             self.events.append(f"evict {name}")
             self.stop(name)
+        elif path.startswith(f"{VOLUMES}/"):
+            self.change_volume(method, path, obj)
         elif "/pods/" in path:
             assert path.endswith("?gracePeriodSeconds=0")
             self.events.append(f"delete {name}")
@@ -106,6 +111,16 @@ class Api(Client):
         else:
             self.events.append(f"forget {path.rpartition('/')[2]}")
         return {}
+
+    def change_volume(self, method: str, path: str, obj: Any) -> None:
+        """One that is deleted goes when it has no finalizer any more."""
+        volume = self.objects[path]
+        if method == "DELETE":
+            volume["metadata"]["deletionTimestamp"] = "now"
+        else:
+            volume["metadata"]["finalizers"] = obj["metadata"]["finalizers"]
+        if not volume["metadata"]["finalizers"]:
+            del self.objects[path]
 
     def stop(self, name: str) -> None:
         for each in self.pods:
@@ -124,6 +139,24 @@ class Api(Client):
         self.now += seconds
         if self.stops_pods:
             self.pods = [each for each in self.pods if "deletionTimestamp" not in each["metadata"]]
+
+
+def volume(claim: str, node: str, *finalizers: str) -> dict[str, Any]:
+    """Return the path and the volume of a claim on a node."""
+    reference = {"namespace": "shop", "name": claim, "uid": f"uid-{claim}"}
+    made = volume_object(
+        f"pvc-{claim}",
+        {
+            "metadata": reference,
+            "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "local-storage"},
+        },
+        Path(f"/mnt/pvc-{claim}"),
+        node,
+        1024**3,
+        "Delete",
+    )
+    metadata = {**made["metadata"], "finalizers": [*made["metadata"]["finalizers"], *finalizers]}
+    return {f"{VOLUMES}/pvc-{claim}": {**made, "metadata": metadata, "status": {"phase": "Bound"}}}
 
 
 @dataclass
@@ -358,3 +391,21 @@ def test_a_machine_without_a_node_is_forgotten_all_the_same(world: World) -> Non
     said = world.remove("cp-3")
     assert "switch it off" in said[1]
     assert world.api.events == ["datastore without 192.0.2.3", "forget basalt-machine-cp-3"]
+
+
+def test_data_on_its_disk_keeps_a_node(world: World) -> None:
+    protection = "kubernetes.io/pv-protection"
+    for each in (volume("cart", "w-1", protection), volume("old", "w-1"), volume("other", "cp-2")):
+        world.api.objects.update(each)
+    code, found, remedy = world.refused("w-1")
+    assert code == "remove-refused" and "--force" in remedy
+    assert found == (
+        "its disk holds the data of PersistentVolumeClaim shop/cart, PersistentVolumeClaim shop/old"
+    )
+    assert world.api.events == [], "nothing has begun"
+    said = world.remove("w-1", force=True)
+    assert any("what was on its disk is given up: PersistentVolumeClaim shop/cart" in text for text in said)
+    left = {path: each for path, each in world.api.objects.items() if path.startswith(VOLUMES)}
+    assert set(left) == {f"{VOLUMES}/pvc-cart", f"{VOLUMES}/pvc-other"}
+    assert left[f"{VOLUMES}/pvc-cart"]["metadata"]["finalizers"] == [protection], "it goes with its claim"
+    assert "deletionTimestamp" not in left[f"{VOLUMES}/pvc-other"]["metadata"]

@@ -134,6 +134,7 @@ def test_worker_is_given_no_authority() -> None:
         "coredns",
         "traefik",
         "network-policy",
+        "local-storage",
     }
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"

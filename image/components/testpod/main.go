@@ -7,6 +7,8 @@
 //	testpod dns NAME       resolve once
 //	testpod fetch URL      fetch once; `fetch -cluster URL` with the pod's service account
 //	testpod grpc ADDRESS HOST SERVICE/METHOD MESSAGE    call once
+//	testpod write FILE N   have a new file of N bytes on disk, each time the same
+//	testpod read FILE      count the bytes of a file, and sum them up (SHA-256)
 //
 // Over HTTP: /hostname, /healthz, /dns?name=NAME, /fetch?url=URL[&cluster=1]. The last two answer JSON and status 502 when
 // what was asked for failed; on the command line they print the same JSON and end with code 1.
@@ -14,8 +16,10 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +29,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -37,11 +42,13 @@ const (
 	askLimit = 12 * time.Second
 )
 
-// answer is what asking for something gave; Error is empty when it went well.
+// answer is what asking for something gave; Error is empty when it went well, Bytes are those that are in a file.
 type answer struct {
 	Addresses []string `json:"addresses,omitempty"`
 	Status    int      `json:"status,omitempty"`
 	Body      string   `json:"body,omitempty"`
+	Bytes     int64    `json:"bytes,omitempty"`
+	Sum       string   `json:"sum,omitempty"`
 	Error     string   `json:"error,omitempty"`
 	Seconds   float64  `json:"seconds"`
 }
@@ -85,6 +92,48 @@ func fetch(url string, asServiceAccount bool) func(context.Context, *answer) err
 		defer response.Body.Close()
 		body, err := io.ReadAll(io.LimitReader(response.Body, bodyLimit))
 		result.Status, result.Body = response.StatusCode, string(body)
+		return err
+	}
+}
+
+// endless is a file that nobody has written and that has no end.
+type endless struct{}
+
+func (endless) Read(buffer []byte) (int, error) {
+	for index := range buffer {
+		buffer[index] = byte(index)
+	}
+	return len(buffer), nil
+}
+
+func write(name, size string) func(context.Context, *answer) error {
+	return func(_ context.Context, result *answer) error {
+		count, err := strconv.ParseInt(size, 10, 64)
+		if err != nil {
+			return err
+		}
+		file, err := os.Create(name)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if result.Bytes, err = io.CopyN(file, endless{}, count); err != nil {
+			return err
+		}
+		return file.Sync()
+	}
+}
+
+func read(name string) func(context.Context, *answer) error {
+	return func(_ context.Context, result *answer) error {
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		sum := sha256.New()
+		result.Bytes, err = io.Copy(sum, file)
+		result.Sum = hex.EncodeToString(sum.Sum(nil))
 		return err
 	}
 }
@@ -192,8 +241,12 @@ func run(ctx context.Context, args []string) int {
 		return once(ask(ctx, fetch(args[2], true)))
 	case len(args) == 5 && args[0] == "grpc":
 		return once(ask(ctx, call(args[1], args[2], args[3], args[4])))
+	case len(args) == 3 && args[0] == "write":
+		return once(ask(ctx, write(args[1], args[2])))
+	case len(args) == 2 && args[0] == "read":
+		return once(ask(ctx, read(args[1])))
 	}
-	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE]")
+	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE | write FILE BYTES | read FILE]")
 	return 2
 }
 
