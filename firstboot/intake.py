@@ -179,7 +179,10 @@ class Intake:
         virtual = config.cluster.virtual_address
         card = facts.card(virtual) if virtual else None
         rotation = Rotation.load(self.membership.with_name(ROTATION))
-        return Node(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation), ()
+        node = Node(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation)
+        if config.features.load_balancer.enabled:
+            node = replace(node, networks=facts.interfaces, links=facts.links)
+        return node, ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

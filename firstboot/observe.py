@@ -73,7 +73,10 @@ class Observer:
 
 
 def feature_part(feature: Feature, parts: Mapping[str, Part]) -> Part:
-    """Return a feature's state: that of the worst of its services, whose name leads the detail."""
+    """Return a feature's state: that of the worst of its services, whose name leads the detail.
+
+    One whose services all work says what they have to say.
+    """
     if not feature.enabled:
         return Part(State.OFF)
     order = (State.FAILED, State.DEGRADED, State.STARTING)
@@ -82,7 +85,8 @@ def feature_part(feature: Feature, parts: Mapping[str, Part]) -> Part:
             part = parts[service.unit]
             if part.state is state:
                 return Part(state, f"{service.unit}: {part.detail}")
-    return Part(State.HEALTHY)
+    details = (parts[service.unit].detail for service in feature.services)
+    return Part(State.HEALTHY, "; ".join(filter(None, details)))
 
 
 def phase(parts: Iterable[Part], was_ready: bool) -> Phase:

@@ -16,7 +16,7 @@ from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
-from firstboot.features import dns, metrics, network
+from firstboot.features import dns, loadbalancer, metrics, network
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
@@ -28,6 +28,7 @@ from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync, virtualaddress
 from firstboot.services.model import Node, Service, with_extra
+from firstboot.steps.addresses import Released
 from firstboot.steps.certificates import Certificates
 from firstboot.steps.claim import Claim
 from firstboot.steps.controlplanes import ControlPlanes, admitted, registered
@@ -61,6 +62,9 @@ UNITS = (
     "kube-proxy",
     "coredns",
     "metrics-server",
+    "load-balancer",
+    "load-balancer-l2",
+    "load-balancer-bgp",
     "api-balancer",
     "virtual-address-watch",
     "virtual-address",
@@ -101,7 +105,7 @@ def wanted(node: Node) -> Wanted:
     """Return what the node runs."""
     control_plane = node.config.role.has_control_plane
     components = _control_plane(node) if control_plane else _worker(node)
-    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node))
+    features: tuple[Feature, ...] = (network.feature(node), dns.feature(node), loadbalancer.feature(node))
     if control_plane:
         features = (*features, metrics.feature(node))
     return Wanted(
@@ -253,6 +257,8 @@ def _feature_objects(feature: Feature, certificates: Catalogue, memory: Memory) 
         yield AggregatedApi(f"api:{feature.name}", feature.api, trusted, memory.applied)
     if feature.objects:
         yield Objects(f"objects:{feature.name}", feature.objects, memory.applied)
+    if feature.balanced:
+        yield Released(memory.applied)
     if feature.leftovers:
         yield Removed(f"removed:{feature.name}", feature.leftovers, memory.applied)
 

@@ -77,10 +77,14 @@ class FileProbe:
 
 @dataclass(frozen=True)
 class ToldProbe:
-    """Works when the file in which the service keeps what it lacks is there and empty; pending: said without it."""
+    """Works when the file in which the service keeps what it lacks is there and empty; pending: said without it.
+
+    account: the file in which it keeps what there is to say when it works
+    """
 
     path: Path
     pending: str
+    account: Path | None = None
 
     async def __call__(self, client: Client) -> str | None:
         """Read the file."""
@@ -88,6 +92,14 @@ class ToldProbe:
             return self.path.read_text().strip() or None
         except FileNotFoundError:
             return self.pending
+
+    @property
+    def detail(self) -> str:
+        """Return what there is to say."""
+        try:
+            return self.account.read_text().strip() if self.account else ""
+        except FileNotFoundError:
+            return ""
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,7 @@ def of(config: Config) -> dict[str, Any]:
                 "service-ip": dns.service_ip,
                 "upstream-nameservers": list(dns.upstream_nameservers),
             },
+            "load-balancer": config.features.load_balancer.to_dict(),
             "metrics-server": {"enabled": metrics.enabled},
         },
     }

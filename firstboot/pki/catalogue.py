@@ -333,6 +333,7 @@ def _control_plane_identities() -> tuple[Identity, ...]:
         Identity("controller-manager", "system:kube-controller-manager", user="kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler", user="kube-scheduler"),
         Identity("metrics-server", "metrics-server", user="metrics-server"),
+        Identity("load-balancer-allocator", "load-balancer-allocator", user="load-balancer"),
     )
 
 
@@ -342,6 +343,7 @@ def _node_identities(node_name: str) -> tuple[Identity, ...]:
         Identity("kube-proxy", "system:kube-proxy", user="kube-proxy"),
         Identity("flanneld", "flanneld", user="flannel"),
         Identity("coredns", "coredns", user="coredns"),
+        Identity("load-balancer", "load-balancer", user="load-balancer"),
     )
 
 

@@ -52,6 +52,7 @@ WAIVED: dict[str, tuple[frozenset[str], str]] = {
     ),
     "flanneld.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
     "kube-proxy.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
+    "load-balancer-l2.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
     "virtual-address.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
 }  # fmt: skip
 # Services to which the above does not apply at all.
@@ -69,6 +70,8 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "coredns.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "flanneld.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
     "kube-proxy.service": frozenset({"CAP_NET_ADMIN"}),
+    "load-balancer-bgp.service": frozenset({"CAP_NET_BIND_SERVICE"}),
+    "load-balancer-l2.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
     "virtual-address.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
 }  # fmt: skip
 FAMILIES = frozenset(("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"))
