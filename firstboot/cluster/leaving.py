@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 ANNOTATION = "basalt.io/leave"
 """On the Node object of a machine that shall leave: the only object that a worker's agent may read."""
 STOPPED = (
-    *("load-balancer-bgp", "load-balancer-l2", "load-balancer"),
-    *("kubelet", "kube-proxy", "coredns", "flanneld", "metrics-server"),
+    *("kubelet", "load-balancer-bgp", "load-balancer-l2", "load-balancer"),
+    *("kube-proxy", "coredns", "flanneld", "metrics-server"),
     *("kube-scheduler", "kube-controller-manager", "virtual-address"),
 )
 """What a machine that leaves stops, in this order: the kubelet would start pods again. The address of the API is for

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from firstboot.cluster.records import internal_address
 from firstboot.loadbalancer.addresses import Address, parse
 
 ANNOTATION = "basalt.io/load-balancer-ips"
@@ -102,8 +103,7 @@ def written_by_us(obj: Any) -> bool:
 
 def member(obj: Any) -> Member | None:
     """Return what is kept of a node, None for one that has not told its address yet."""
-    addresses = obj.get("status", {}).get("addresses", ())
-    address = next((each["address"] for each in addresses if each["type"] == "InternalIP"), None)
+    address = internal_address(obj)
     return Member(address, EXCLUDED in obj["metadata"].get("labels", {})) if address else None
 
 

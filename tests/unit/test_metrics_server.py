@@ -139,7 +139,7 @@ def test_it_listens_on_version_6_too() -> None:
 
 
 def test_a_worker_has_no_part_in_it() -> None:
-    assert [each.name for each in wanted(node(role="worker")).features] == ["network", "dns"]
+    assert [each.name for each in wanted(node(role="worker")).features] == ["network", "dns", "load-balancer"]
     names = {each.name for each in catalogue(node(role="worker").config, "w-1", ["192.0.2.9"]).certificates}
     assert not any(name.startswith("metrics-server") for name in names)
 

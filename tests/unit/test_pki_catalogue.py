@@ -58,6 +58,8 @@ def test_api_address_may_be_an_address(name: str) -> None:
         ("kube-proxy", "system:kube-proxy", (), "kube-proxy"),
         ("flanneld", "flanneld", (), "flannel"),
         ("coredns", "coredns", (), "coredns"),
+        ("load-balancer", "load-balancer", (), "load-balancer"),
+        ("load-balancer-allocator", "load-balancer-allocator", (), "load-balancer"),
     ],
 )
 def test_clients_of_the_api(name: str, common_name: str, organizations: tuple[str, ...], user: str) -> None:
@@ -122,7 +124,8 @@ def test_worker_is_given_no_authority() -> None:
     wanted = catalogue(config, "node-2", ["192.0.2.8", "198.51.100.8"])
     assert (wanted.authorities, wanted.tokens) == ((), ())
     names = {spec.name for spec in wanted.certificates}
-    assert names == {"agent", "basalt-api", "kubelet", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    clients = {"agent", "kubelet-client", "kube-proxy", "flanneld", "coredns", "load-balancer"}
+    assert names == {"basalt-api", "kubelet", *clients}
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
         assert set(spec.ip_addresses) <= {"192.0.2.8", "127.0.0.1", "::1"}, (
