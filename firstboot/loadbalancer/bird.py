@@ -75,7 +75,7 @@ async def missing(control: Path, peers: Sequence[BgpPeer]) -> list[str]:
     """Return what keeps routers from being told, for people: one line for each that is not; asks BIRD."""
     try:
         async with asyncio.timeout(SECONDS):
-            lines = await _ask(control, "show protocols")
+            lines = await ask(control, "show protocols")
     except (OSError, TimeoutError, BasaltError) as error:
         return [f"BIRD does not answer: {error or 'no answer in time'}"]
     return unestablished(lines, peers)
@@ -93,8 +93,8 @@ def unestablished(lines: Iterable[str], peers: Sequence[BgpPeer]) -> list[str]:
     return found
 
 
-async def _ask(control: Path, question: str) -> list[str]:
-    """Return the lines of an answer without their codes. Raises OSError and BasaltError."""
+async def ask(control: Path, question: str) -> list[str]:
+    """Return the lines of BIRD's answer without their codes; control: its socket. Raises OSError and BasaltError."""
     reader, writer = await asyncio.open_unix_connection(control)
     try:
         await reader.readline()
