@@ -23,6 +23,8 @@ from .wires import CARD, Wire, ip
 FIRST, SECOND, THIRD, LAST = (address(number) for number in range(200, 204))
 POOL = f"{FIRST}-{LAST}"
 NODES = [address(number) for number in (1, 2, 3)]
+VIRTUAL = address(150)
+"""Of the API: another keepalived on each node carries it beside those of Services."""
 CLIENT, ROUTERS = address(110), (address(111), address(112))
 LOCAL_AS, OTHER_AS = 64512, 64513
 SETTINGS = {
@@ -87,12 +89,17 @@ def test_addresses_are_given_carried_and_announced(bare: Cluster) -> None:
         )
         stays.wait_until("routers know it again", lambda: one.hops(FIRST) == set(NODES), GOES_ON_SECONDS)
 
+        assert carrier(bare, client, VIRTUAL) is not None
+        for node in nodes:
+            said = node.run("journalctl --no-pager -b -o cat -u virtual-address -u load-balancer-l2").stdout
+            assert "invalid" not in said and "unknown" not in said.lower(), said
         switched_off(bare, client, one)
+        assert carrier(bare, client, VIRTUAL) is not None
 
 
 def started(cluster: Cluster) -> list[Container]:
     """Return three control planes of which each greets whoever connects."""
-    founds = {"token": JOIN_TOKEN, "bootstrap": True}
+    founds = {"token": JOIN_TOKEN, "bootstrap": True, "virtual-address": VIRTUAL}
     document = {
         "version": 1,
         "role": "control-plane",
