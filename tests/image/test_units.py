@@ -52,7 +52,6 @@ WAIVED: dict[str, tuple[frozenset[str], str]] = {
     ),
     "flanneld.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
     "kube-proxy.service": (frozenset({"ProtectKernelTunables"}), "sets how the kernel forwards packets"),
-    "load-balancer-l2.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
     "virtual-address.service": (frozenset({"ProtectProc"}), "reads the name of process 1, to know whom to notify"),
 }  # fmt: skip
 # Services to which the above does not apply at all.
