@@ -145,7 +145,7 @@ class Router(Beside):
         super().__init__(tree, root, wire, argv)
         mine, theirs = systems
         sessions = "".join(
-            f"protocol bgp node{number} {{\n local as {mine};\n neighbor {node} as {theirs};\n"
+            f"protocol bgp node{number} {{\n local as {mine};\n neighbor {node} as {theirs};\n direct;\n"
             " ipv4 { import all; export none; };\n}\n"
             for number, node in enumerate(nodes, 1)
         )
