@@ -353,6 +353,73 @@ class GatewayFeature:
 
 
 @dataclass(frozen=True)
+class BgpPeer:
+    """A router that is told of addresses.
+
+    asn: its autonomous system
+    """
+
+    address: str
+    asn: int
+    port: int = 179
+
+    @classmethod
+    def from_dict(cls, data: Document) -> BgpPeer:
+        """Read an item of ``features.load-balancer.bgp-peers``."""
+        return cls(data["address"], data["asn"], data.get("port", cls.port))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in a document."""
+        return {"address": self.address, "asn": self.asn, "port": self.port}
+
+
+@dataclass(frozen=True)
+class LoadBalancerFeature:
+    """Addresses for Services of type LoadBalancer.
+
+    cidrs:         networks and ranges (``192.0.2.10-192.0.2.20``) that they come from, in this order
+    l2_mode:       whether one node at a time answers for each on the nodes' own network
+    l2_interfaces: where; empty means the interface to whose network an address belongs
+    bgp_mode:      whether routers are told which nodes take packets for it
+    bgp_local_asn: autonomous system of the nodes
+    """
+
+    enabled: bool = False
+    cidrs: tuple[str, ...] = ()
+    l2_mode: bool = False
+    l2_interfaces: tuple[str, ...] = ()
+    bgp_mode: bool = False
+    bgp_local_asn: int | None = None
+    bgp_peers: tuple[BgpPeer, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Document) -> LoadBalancerFeature:
+        """Read ``features.load-balancer``."""
+        return cls(
+            enabled=data.get("enabled", cls.enabled),
+            cidrs=tuple(data.get("cidrs", ())),
+            l2_mode=data.get("l2-mode", cls.l2_mode),
+            l2_interfaces=tuple(data.get("l2-interfaces", ())),
+            bgp_mode=data.get("bgp-mode", cls.bgp_mode),
+            bgp_local_asn=data.get("bgp-local-asn"),
+            bgp_peers=tuple(BgpPeer.from_dict(each) for each in data.get("bgp-peers", ())),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in a document, every default written out."""
+        local = {} if self.bgp_local_asn is None else {"bgp-local-asn": self.bgp_local_asn}
+        return {
+            "enabled": self.enabled,
+            "cidrs": list(self.cidrs),
+            "l2-mode": self.l2_mode,
+            "l2-interfaces": list(self.l2_interfaces),
+            "bgp-mode": self.bgp_mode,
+            **local,
+            "bgp-peers": [peer.to_dict() for peer in self.bgp_peers],
+        }
+
+
+@dataclass(frozen=True)
 class Features:
     """What the cluster offers beyond the bare API."""
 
@@ -361,6 +428,7 @@ class Features:
     ingress: IngressFeature = field(default_factory=IngressFeature)
     gateway: GatewayFeature = field(default_factory=GatewayFeature)
     local_storage: LocalStorageFeature = field(default_factory=LocalStorageFeature)
+    load_balancer: LoadBalancerFeature = field(default_factory=LoadBalancerFeature)
     metrics_server: MetricsServerFeature = field(default_factory=MetricsServerFeature)
 
     @classmethod
@@ -372,6 +440,7 @@ class Features:
             ingress=IngressFeature.from_dict(data.get("ingress", {})),
             gateway=GatewayFeature.from_dict(data.get("gateway", {})),
             local_storage=LocalStorageFeature.from_dict(data.get("local-storage", {})),
+            load_balancer=LoadBalancerFeature.from_dict(data.get("load-balancer", {})),
             metrics_server=MetricsServerFeature.from_dict(data.get("metrics-server", {})),
         )
 

@@ -40,6 +40,7 @@ class Facts:
     default_address: the IPv4 address other machines reach this one by: that of the default route, else the
     first
     memory:          bytes
+    links:           every interface but the loopback and the cluster's own, with an address or without
     image_version:   empty when the system is no Basalt image
     image_slot:      ``A`` or ``B``, empty when /usr is no partition of ours
     """
@@ -54,6 +55,7 @@ class Facts:
     machine_id: str = ""
     image_version: str = ""
     image_slot: str = ""
+    links: tuple[str, ...] = ()
 
     @classmethod
     def gather(cls, root: Path = Path("/")) -> Facts:
@@ -77,6 +79,11 @@ class Facts:
             machine_id=_text(root / "etc/machine-id"),
             image_version=os_release(root).get("IMAGE_VERSION", ""),
             image_slot=_slot(root),
+            links=tuple(
+                link["ifname"]
+                for link in links
+                if link.get("ifname", "lo") != "lo" and not _is_clusters(link["ifname"])
+            ),
         )
 
     @property

@@ -182,9 +182,12 @@ class Intake:
         card = facts.card(virtual) if virtual else None
         rotation = Rotation.load(self.membership.with_name(ROTATION))
         policies = Noticed.load(self.membership.with_name(POLICIES)) is not None
-        return Node(
+        node = Node(
             *(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation, policies)
-        ), ()
+        )
+        if config.features.load_balancer.enabled:
+            node = replace(node, networks=facts.interfaces, links=facts.links)
+        return node, ()
 
     def _in_cluster(
         self, accepted: Accepted, common: settings.Settings, external: Mapping[str, Any] | None

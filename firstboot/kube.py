@@ -176,6 +176,18 @@ class Client:
         if status not in (200, 201):
             raise KubeError("PATCH", path, status, text)
 
+    async def merge(self, path: str, change: Object, manager: str) -> Any:
+        """Change some fields of an object, null removes one; return the object. Raises KubeError.
+
+        With ``metadata.resourceVersion`` among them the object has to be that one still. manager: who says so
+        """
+        url = f"{SERVER}{path}?fieldManager={manager}"
+        body, kind = json.dumps(change), "application/merge-patch+json"
+        status, text = await self._request("PATCH", url, Trust.CLUSTER, SECONDS, body, kind)
+        if status != 200:
+            raise KubeError("PATCH", path, status, text)
+        return json.loads(text)
+
     async def _request(
         self,
         method: str,

@@ -16,7 +16,7 @@ from firstboot.cluster.records import ROLE_LABEL, Machine, machine_object
 from firstboot.cluster.rotation import Stage
 from firstboot.config import DatastoreType
 from firstboot.datastores import Endpoint, dqlite, etcd, external
-from firstboot.features import dns, ingress, metrics, network, storage
+from firstboot.features import dns, ingress, loadbalancer, metrics, network, storage
 from firstboot.features.model import Feature, allow, bind_group, bind_user, cluster_role
 from firstboot.files import File
 from firstboot.kube import Object
@@ -28,6 +28,7 @@ from firstboot.pki.verdict import Ledger
 from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync, virtualaddress
 from firstboot.services.model import Node, Service, with_extra
+from firstboot.steps.addresses import Released
 from firstboot.steps.certificates import Certificates
 from firstboot.steps.claim import Claim
 from firstboot.steps.controlplanes import ControlPlanes, admitted, registered
@@ -66,6 +67,9 @@ UNITS = (
     "traefik",
     "local-storage",
     "metrics-server",
+    "load-balancer",
+    "load-balancer-l2",
+    "load-balancer-bgp",
     "api-balancer",
     "virtual-address-watch",
     "virtual-address",
@@ -111,6 +115,7 @@ def wanted(node: Node) -> Wanted:
         network.feature(node),
         dns.feature(node),
         *ingress.features(node),
+        loadbalancer.feature(node),
         storage.feature(node),
     )
     if control_plane:
@@ -222,7 +227,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         for feature in wanted.features:
             yield from _feature_objects(feature, certificates, memory)
         if ingress.is_on(node):
-            yield Published(memory.applied)
+            yield Published(memory.applied, node.config.features.load_balancer.enabled)
         yield from _datastore_credentials(node, wanted, memory)
     if node.control_planes:
         if node.config.role.has_control_plane and node.config.datastore.type is DatastoreType.ETCD:
@@ -273,6 +278,8 @@ def _feature_objects(feature: Feature, certificates: Catalogue, memory: Memory) 
         needs = (*needs, f"definitions:{feature.name}")
     if feature.objects:
         yield Objects(f"objects:{feature.name}", feature.objects, memory.applied, needs)
+    if feature.balanced:
+        yield Released(memory.applied)
     if feature.leftovers:
         yield Removed(f"removed:{feature.name}", feature.leftovers, memory.applied)
 

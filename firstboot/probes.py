@@ -77,10 +77,14 @@ class FileProbe:
 
 @dataclass(frozen=True)
 class ToldProbe:
-    """Works when the file in which the service keeps what it lacks is there and empty; pending: said without it."""
+    """Works when the file in which the service keeps what it lacks is there and empty; pending: said without it.
+
+    account: the file in which it keeps what there is to say when it works
+    """
 
     path: Path
     pending: str
+    account: Path | None = None
 
     async def __call__(self, client: Client) -> str | None:
         """Read the file."""
@@ -89,22 +93,13 @@ class ToldProbe:
         except FileNotFoundError:
             return self.pending
 
-
-@dataclass(eq=False)
-class TellingProbe:
-    """Works when another probe does; says then what the service keeps in a file."""
-
-    probe: Probe
-    path: Path
-    detail: str = ""
-
-    async def __call__(self, client: Client) -> str | None:
-        """Ask the other probe, and read the file."""
+    @property
+    def detail(self) -> str:
+        """Return what there is to say."""
         try:
-            self.detail = self.path.read_text().strip()
+            return self.account.read_text().strip() if self.account else ""
         except FileNotFoundError:
-            self.detail = ""
-        return await self.probe(client)
+            return ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from firstboot.codes import Code
 from firstboot.config import DNS_ADDRESS_INDEX, Cluster, DatastoreType, Role
 from firstboot.datastores import ASK_ITS_OWNER, NOT_OURS
 from firstboot.failure import BasaltError, Failure
+from firstboot.loadbalancer import rules as balanced
 from firstboot.owned import reason
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, Place, show_path
@@ -46,6 +47,7 @@ PORTS = {
     53: "cluster DNS",
     80: "ingress and gateway",
     443: "ingress and gateway",
+    179: "BGP of the load balancer",
     2379: "etcd",
     2380: "etcd",
     2381: "etcd",
@@ -92,6 +94,7 @@ class Rules:
         self.node_ip()
         self.api_address()
         self.virtual_address()
+        balanced.check(self)
         self.joining()
         self.labels()
         self.taints()
@@ -138,14 +141,15 @@ class Rules:
         """Return the network at the path or its default; None when the document has a wrong one."""
         text = self.value(path)
         if text is None:
-            return None if self._bad_above(path) else IPv4Network(DEFAULTS[path])
+            return None if self.bad_above(path) else IPv4Network(DEFAULTS[path])
         problem = network_problem(text, *PREFIXES[path])
         if problem:
             self.fail(problem[0], path, problem[1], problem[2])
             return None
         return IPv4Network(text)
 
-    def _bad_above(self, path: Path) -> bool:
+    def bad_above(self, path: Path) -> bool:
+        """Whether something is already wrong at the path or above it."""
         return any(self.is_bad(path[:depth]) for depth in range(1, len(path) + 1))
 
     def networks(self) -> None:
@@ -261,7 +265,7 @@ class Rules:
         text = self.value(own)
         address = None if text is None else self.ipv4(own, text)
         for path in (POD_CIDR, SERVICE_CIDR):
-            network = None if self._bad_above(path) else self.network(path)
+            network = None if self.bad_above(path) else self.network(path)
             if address is not None and network is not None and address in network:
                 self.fail(
                     Code.INSIDE_NETWORK,
@@ -305,7 +309,7 @@ class Rules:
                 "Choose an address of the same network that no machine has.",
             )
         alone = self.value(VIRTUAL_ROUTER) is not None and self.value(VIRTUAL_ADDRESS) is None
-        if alone and not self._bad_above(VIRTUAL_ADDRESS):
+        if alone and not self.bad_above(VIRTUAL_ADDRESS):
             remedy = "Write `virtual-address` too, or remove `virtual-router-id`."
             self.fail(Code.BAD_VALUE, VIRTUAL_ROUTER, "there is no `virtual-address`", remedy)
 
@@ -323,16 +327,16 @@ class Rules:
         if worker and bootstrap:
             found = "a worker cannot start a cluster"
             self.fail(Code.BAD_VALUE, BOOTSTRAP, found, "Remove the key, or make it a control-plane.")
-        elif worker and token is None and not self._bad_above(TOKEN):
+        elif worker and token is None and not self.bad_above(TOKEN):
             remedy = "Write the fleet's token, or one from `basalt get-join-token` on a control plane."
             self.fail(
                 Code.MISSING_KEY, TOKEN, "a worker joins a cluster, and for that it needs a token", remedy
             )
-        elif bootstrap and token is None and not self._bad_above(TOKEN):
+        elif bootstrap and token is None and not self.bad_above(TOKEN):
             remedy = "Write the token that the other machines have too, or remove `bootstrap`."
             self.fail(Code.MISSING_KEY, TOKEN, "nobody can join the cluster that this machine starts", remedy)
         known = self.value(ENDPOINTS) or self.value(API_ADDRESS) or self.value(VIRTUAL_ADDRESS)
-        if token is not None and self._joins() and not known and not self._bad_above(ENDPOINTS):
+        if token is not None and self._joins() and not known and not self.bad_above(ENDPOINTS):
             remedy = "Write the address of one control plane or more, e.g. `endpoints: [192.0.2.10]`."
             found = "the machine joins a cluster and does not know where"
             if not worker:
@@ -481,7 +485,7 @@ class Rules:
         theirs = self.value(DATASTORE_TYPE) == DatastoreType.EXTERNAL
         worker = self.value(("basalt", "role")) == Role.WORKER
         if given is None:
-            if theirs and not self._joins() and not self._bad_above(EXTERNAL):
+            if theirs and not self._joins() and not self.bad_above(EXTERNAL):
                 remedy = "Write its `endpoints`, `ca`, `client-certificate` and `client-key` below it."
                 self.fail(Code.MISSING_KEY, EXTERNAL, "no `external`, which `type` says", remedy)
         elif worker:
@@ -490,7 +494,7 @@ class Rules:
                 "Remove it: a worker need not have the key to all data.",
             )
             self.fail(Code.BAD_VALUE, EXTERNAL, found, remedy)
-        elif not theirs and not self._bad_above(DATASTORE_TYPE):
+        elif not theirs and not self.bad_above(DATASTORE_TYPE):
             remedy = "Write `type: external`, or remove `external`."
             self.fail(Code.BAD_VALUE, EXTERNAL, "`type` is not `external`", remedy)
         if theirs and self.value(("basalt", "datastore", "backup")) is not None:
@@ -501,7 +505,7 @@ class Rules:
 
     def _endpoints(self) -> None:
         seen: dict[str, int] = {}
-        inside = [self.network(each) for each in (POD_CIDR, SERVICE_CIDR) if not self._bad_above(each)]
+        inside = [self.network(each) for each in (POD_CIDR, SERVICE_CIDR) if not self.bad_above(each)]
         for path, text in self.entries((*EXTERNAL, "endpoints")):
             url = endpoint_url(text)
             address = None if url is None else parse_ip(str(url.hostname))

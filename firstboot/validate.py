@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from firstboot import document, schema
 from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
+from firstboot.loadbalancer import rules as balanced
 from firstboot.rules import NODE_IP, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import Check
 from firstboot.strictyaml import Path, Place, show_path
@@ -103,10 +105,10 @@ def check_document(
     return [failure for failure in merge(found, rules) if failure.path not in before]
 
 
-def merge(first: Iterable[Failure], second: Iterable[Failure]) -> list[Failure]:
-    """Return both, but only the first failure of each path."""
+def merge(*found: Iterable[Failure]) -> list[Failure]:
+    """Return all, but only the first failure of each path."""
     by_path: dict[str, Failure] = {}
-    for failure in (*first, *second):
+    for failure in chain.from_iterable(found):
         by_path.setdefault(failure.path, failure)
     return list(by_path.values())
 
@@ -116,6 +118,7 @@ def check_facts(config: Config, facts: Facts) -> list[Failure]:
     return merge(
         (*_node_address(config, facts), *_listen_address(config, facts)),
         (*_networks_taken(config, facts), *_virtual_address(config, facts), *_memory(config, facts)),
+        balanced.check_facts(config.features.load_balancer, facts),
     )
 
 

@@ -12,6 +12,7 @@ MAX_LINES = 10_000
 
 OTHERS = (
     *("network-policy", "traefik", "local-storage"),
+    *("load-balancer", "load-balancer-l2", "load-balancer-bgp"),
     *("api-balancer", "virtual-address", "virtual-address-watch"),
 )
 """Services that take no arguments of a document."""

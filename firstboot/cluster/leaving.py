@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 ANNOTATION = "basalt.io/leave"
 """On the Node object of a machine that shall leave: the only object that a worker's agent may read."""
 STOPPED = (
-    *("kubelet", "kube-proxy", "network-policy", "coredns", "flanneld", "traefik", "local-storage"),
-    *("metrics-server", "kube-scheduler", "kube-controller-manager", "virtual-address"),
+    *("kubelet", "load-balancer-bgp", "load-balancer-l2", "load-balancer", "traefik"),
+    *("kube-proxy", "network-policy", "coredns", "flanneld", "local-storage", "metrics-server"),
+    *("kube-scheduler", "kube-controller-manager", "virtual-address"),
 )
 """What a machine that leaves stops, in this order: the kubelet would start pods again. The address of the API is for
 one that stays."""

@@ -10,8 +10,12 @@ from firstboot.cluster import volumes
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
-from firstboot.features.ingress import CLASS, NAMESPACE
+from firstboot.features.ingress import CLASS, NAMESPACE, PUBLISHED
 from firstboot.kube import Client
+from firstboot.loadbalancer import addresses
+from firstboot.loadbalancer.addresses import Pool
+from firstboot.loadbalancer.objects import SERVICES, Service
+from firstboot.loadbalancer.objects import service as read_service
 
 CERTIFICATE, TLS = "features.ingress.default-tls-secret", "kubernetes.io/tls"
 """A setting that names a Secret in kube-system, and its type."""
@@ -19,19 +23,22 @@ CERTIFICATE, TLS = "features.ingress.default-tls-secret", "kubernetes.io/tls"
 MOST = 10
 """How many are named."""
 
+BALANCER, CIDRS = "features.load-balancer.enabled", "features.load-balancer.cidrs"
+
 
 async def orphans(client: Client, before: Values, after: Values) -> tuple[Failure, ...]:
-    """Return a failure for each feature that is switched off or moved away although objects need it; settings by path.
+    """Return a failure for each feature that is switched off, moved away or loses what objects have.
 
-    Raises KubeError.
+    Settings by path. Raises KubeError.
     """
     failures = []
     for path, users in USERS.items():
         if _goes(path, before, after) and (names := await users(client)):
-            more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-            found = f"{', '.join(names[:MOST])}{more} would be left without it"
+            found = f"{_listed(names)} would be left without it"
             remedy = "Remove them first, or switch it off all the same: --force."
             failures.append(Failure(Code.FEATURE_IN_USE, path, found, remedy))
+    if before.get(BALANCER) and after.get(BALANCER) and before.get(CIDRS) != after.get(CIDRS):
+        failures += await _moved(client, before, after)
     return tuple(failures)
 
 
@@ -55,6 +62,40 @@ def _goes(path: str, before: Values, after: Values) -> bool:
         return was and after.get(path) is False
     used = f"{path.rpartition('.')[0]}.enabled"
     return before.get(used) is True and after.get(used) is True and was != after.get(path)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
+    return f"{', '.join(names[:MOST])}{more}"
+
+
+async def _moved(client: Client, before: Values, after: Values) -> list[Failure]:
+    """Return a failure where Services have addresses that there would be no more."""
+    try:
+        old, new = (Pool(addresses.spans(values[CIDRS] or ())) for values in (before, after))
+    except addresses.BadSpan:
+        # What is wrong with it others say.
+        return []
+    names = sorted(
+        f"Service {service.key} ({address})"
+        for service in await _services(client)
+        for address in service.addresses
+        if address in old and address not in new
+    )
+    if not names:
+        return []
+    remedy = "Leave their addresses among `cidrs`, or have them get other ones: --force."
+    return [Failure(Code.FEATURE_IN_USE, CIDRS, f"{_listed(names)} would lose what they have", remedy)]
+
+
+async def _balanced(client: Client) -> list[str]:
+    """Return the Services that want an address from outside; that of ingress has those of the nodes without one."""
+    return sorted(f"Service {service.key}" for service in await _services(client) if service.key != PUBLISHED)
+
+
+async def _services(client: Client) -> list[Service]:
+    found = (await client.get(SERVICES))["items"]
+    return [service for obj in found if (service := read_service(obj)) is not None and service.ours]
 
 
 async def _autoscalers(client: Client) -> list[str]:
@@ -99,6 +140,7 @@ async def _policies(client: Client) -> list[str]:
 
 
 USERS: Mapping[str, Callable[[Client], Awaitable[list[str]]]] = {
+    BALANCER: _balanced,
     "features.ingress.enabled": _ingresses,
     "features.gateway.enabled": _gateways,
     "features.local-storage.enabled": volumes.users,

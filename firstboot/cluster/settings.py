@@ -82,6 +82,7 @@ def of(config: Config) -> dict[str, Any]:
                 "reclaim-policy": storage.reclaim_policy.value,
                 "default": storage.default,
             },
+            "load-balancer": config.features.load_balancer.to_dict(),
             "metrics-server": {"enabled": metrics.enabled},
         },
     }

@@ -9,13 +9,14 @@ from typing import Any
 
 from firstboot.cluster import versions
 from firstboot.cluster.changes import effective, put
-from firstboot.cluster.orphans import orphans, unnamed
+from firstboot.cluster.orphans import CIDRS, orphans, unnamed
 from firstboot.cluster.records import internal_address
 from firstboot.cluster.settings import Values, paths
 from firstboot.cluster.versions import Outcome, Versions
 from firstboot.codes import Code
 from firstboot.failure import DocumentError, Failure, Refused
 from firstboot.kube import Client
+from firstboot.loadbalancer.addresses import BadSpan, parse, spans
 
 ANNOTATION = "basalt.io/settings-version"
 """On a Node object: which version its machine follows."""
@@ -69,6 +70,8 @@ class Steward:
                 raise Refused(failures)
         if address := wanted.get(VIRTUAL_ADDRESS):
             await self._refuse_taken(address)
+        if cidrs := wanted.get(CIDRS):
+            await self._refuse_inside(cidrs)
         outcome = await versions.change(self.client, wanted, author, expected)
         self.changed()
         return outcome
@@ -100,6 +103,21 @@ class Steward:
                 found = f"{address} is the address of {node['metadata']['name']}"
                 remedy = "Choose an address of the same network that no machine has."
                 raise DocumentError([Failure(Code.ADDRESS_TAKEN, VIRTUAL_ADDRESS, found, remedy)])
+
+    async def _refuse_inside(self, cidrs: Any) -> None:
+        """Raise DocumentError for addresses to give away that a node has."""
+        try:
+            known = spans(map(str, cidrs if isinstance(cidrs, list) else ()))
+        except BadSpan:
+            # The rules say better what is wrong.
+            return
+        for node in (await self.client.get("/api/v1/nodes"))["items"]:
+            address = parse(internal_address(node) or "")
+            for span in known:
+                if address is not None and address in span:
+                    found = f"{span} contains {address}, the address of {node['metadata']['name']}"
+                    remedy = "Choose addresses that no machine has."
+                    raise DocumentError([Failure(Code.ADDRESS_TAKEN, CIDRS, found, remedy)])
 
 
 def _told(node: Any) -> int | None:

@@ -21,6 +21,7 @@ class Feature:
     api:       what makes the API server pass on requests to it, from the certificates that it believes, PEM
     leftovers: what it has made if it was on, and control planes remove; the first is made first and goes last
     definitions: folder with the kinds that the API server has to know before the objects; they stay
+    balanced:  whether Services may have addresses that it has given them if it was on, which go with it
     """
 
     name: str
@@ -29,6 +30,7 @@ class Feature:
     api: Callable[[bytes], Object] | None = None
     leftovers: tuple[Object, ...] = ()
     definitions: Path | None = None
+    balanced: bool = False
 
     @property
     def enabled(self) -> bool:
@@ -64,8 +66,17 @@ def role(name: str, namespace: str, rules: list[dict[str, list[str]]]) -> Object
 
 def bind_group_in(namespace: str, role: str, group: str) -> Object:
     """Return a RoleBinding, named as the Role, for an organization in certificates."""
-    bound = bind_group(role, group)
-    metadata, reference = {"name": role, "namespace": namespace}, {**bound["roleRef"], "kind": "Role"}
+    return _inside(namespace, bind_group(role, group))
+
+
+def bind_user_in(namespace: str, role: str, user: str) -> Object:
+    """Return a RoleBinding, named as the Role, for a certificate's common name."""
+    return _inside(namespace, bind_user(role, user))
+
+
+def _inside(namespace: str, bound: Object) -> Object:
+    metadata = {**bound["metadata"], "namespace": namespace}
+    reference = {**bound["roleRef"], "kind": "Role"}
     return {**bound, "kind": "RoleBinding", "metadata": metadata, "roleRef": reference}
 
 

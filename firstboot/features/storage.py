@@ -10,7 +10,7 @@ from __future__ import annotations
 from firstboot.features.model import Feature, allow, bind_group, cluster_role
 from firstboot.kube import Object
 from firstboot.pki.catalogue import LOCAL_STORAGE
-from firstboot.probes import TellingProbe, ToldProbe
+from firstboot.probes import ToldProbe
 from firstboot.services.model import Node, Service
 from firstboot.storage import DETAIL, HOSTNAME, LACKS, PROVISIONER
 from firstboot.storage.objects import SELECTED_NODE
@@ -30,7 +30,7 @@ def service(node: Node) -> Service:
     """Return the node's provisioner."""
     return Service(
         unit=NAME,
-        probe=TellingProbe(ToldProbe(LACKS, "has not looked at its volumes yet"), DETAIL),
+        probe=ToldProbe(LACKS, "has not looked at its volumes yet", DETAIL),
         needs=("apiserver",),
         environment={"NODE_NAME": node.name, "LOCAL_PATH": node.config.features.local_storage.local_path},
     )

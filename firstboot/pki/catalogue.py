@@ -336,6 +336,7 @@ def _control_plane_identities() -> tuple[Identity, ...]:
         Identity("controller-manager", "system:kube-controller-manager", user="kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler", user="kube-scheduler"),
         Identity("metrics-server", "metrics-server", user="metrics-server"),
+        Identity("load-balancer-allocator", "load-balancer-allocator", user="load-balancer"),
     )
 
 
@@ -348,6 +349,7 @@ def _node_identities(node_name: str) -> tuple[Identity, ...]:
         Identity("coredns", "coredns", user="coredns"),
         Identity("traefik", "traefik", user="traefik"),
         Identity("local-storage", f"{LOCAL_STORAGE}:{node_name}", (LOCAL_STORAGE,), user="local-storage"),
+        Identity("load-balancer", "load-balancer", user="load-balancer"),
     )
 
 

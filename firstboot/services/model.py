@@ -34,6 +34,8 @@ class Node:
     stated:         what its document says itself about the cluster's settings, by path
     followed:       the version of the cluster's settings that config is made with; None before there is one
     card:           the interface on which the cluster's virtual address belongs; None where there is none
+    networks:       (interface, ``address/prefix``) of the machine, and links its interfaces: empty without the feature
+                    load-balancer, which alone needs them
     rotation:       of the cluster's CA, in the stage that the node has written down; None where there has been none
     policies:       whether its cluster has network policies, as the node has noticed
     """
@@ -49,6 +51,8 @@ class Node:
     card: str | None = None
     rotation: Rotation | None = None
     policies: bool = False
+    networks: tuple[tuple[str, str], ...] = ()
+    links: tuple[str, ...] = ()
 
     @property
     def ca_mark(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from firstboot.carrier import Carrier
 from firstboot.files import File
+from firstboot.loadbalancer import addresses
 from firstboot.paths import API_VERDICT, KUBERNETES
 from firstboot.pki.catalogue import service_names
 from firstboot.probes import FileProbe
@@ -70,7 +71,7 @@ vrrp_instance api {{
     state BACKUP
     nopreempt
     timer_expired_backup
-    virtual_router_id {cluster.virtual_router_id or _router_id(address)}
+    virtual_router_id {router_id(node)}
     priority {max(1, FIRST - APART * known.index(node.ip))}
     advert_int 1
     unicast_src_ip {node.ip}
@@ -88,6 +89,9 @@ vrrp_instance api {{
     return File(CONFIG, text.encode())
 
 
-def _router_id(address: str) -> int:
-    """Return one out of an address: its last part, and 255 in place of 0, which VRRP does not have."""
-    return int(ip_address(address)) % 256 or 255
+def router_id(node: Node) -> int | None:
+    """Return the id of its VRRP: the document's, or one out of the address; None where there is no such address."""
+    cluster = node.config.cluster
+    if cluster.virtual_address is None:
+        return None
+    return cluster.virtual_router_id or addresses.router_id(ip_address(cluster.virtual_address))

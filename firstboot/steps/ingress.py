@@ -60,9 +60,13 @@ class Definitions:
 
 @dataclass(frozen=True)
 class Published:
-    """Where the nodes serve: in the endpoints of the Service, and as its addresses."""
+    """Where the nodes serve: in the endpoints of the Service, and as its addresses.
+
+    balanced: whether a load balancer gives the Service an address of its own
+    """
 
     applied: Applied = field(compare=False, hash=False)
+    balanced: bool = False
     name: str = "ingress-addresses"
     needs: tuple[str, ...] = ("apiserver",)
     lasts: ClassVar[bool] = False
@@ -72,6 +76,8 @@ class Published:
         nodes = await self._nodes(machine)
         if not self.applied.fresh(ingress.endpoints(nodes.items())):
             return Finding(ingress.PUBLISHED, "apply", "the nodes that serve are others")
+        if self.balanced:
+            return None
         found: Any = await machine.client.get(object_path(ingress.service()))
         if found is None:
             return Finding(ingress.PUBLISHED, "wait", "there is no Service yet")
@@ -84,7 +90,8 @@ class Published:
         nodes = await self._nodes(machine)
         slices = ingress.endpoints(nodes.items())
         await machine.client.apply(slices)
-        await machine.client.apply_status(ingress.status(nodes.values()))
+        if not self.balanced:
+            await machine.client.apply_status(ingress.status(nodes.values()))
         self.applied.note(slices)
 
     async def _nodes(self, machine: Machine) -> Mapping[str, str]:

@@ -73,6 +73,8 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "traefik.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "network-policy.service": frozenset({"CAP_NET_ADMIN"}),
     "local-storage.service": frozenset({"CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SYS_ADMIN"}),
+    "load-balancer-bgp.service": frozenset({"CAP_NET_BIND_SERVICE"}),
+    "load-balancer-l2.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
     "virtual-address.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
 }  # fmt: skip
 FAMILIES = frozenset(("AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"))

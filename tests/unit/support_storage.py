@@ -87,8 +87,9 @@ class Cluster(Client):
         self.refusing: int | None = None
 
     async def get(self, path: str) -> Any:
-        if path in (CLAIMS, VOLUMES, CLASSES):
-            return {"metadata": {"resourceVersion": str(self.version)}, "items": self.items(path)}
+        collection = path.partition("?")[0]
+        if collection in (CLAIMS, VOLUMES, CLASSES):
+            return {"metadata": {"resourceVersion": str(self.version)}, "items": self.items(collection)}
         return copy.deepcopy(self.objects.get(path))
 
     def items(self, collection: str) -> list[Any]:

@@ -106,7 +106,7 @@ def refused(call: Callable[[], object]) -> list[tuple[str, str]]:
 def test_what_is_common_is_what_the_schema_has_in_these_sections() -> None:
     """A new key of a section is common or own, and a common one is written out."""
     optional = {"api-address": "a", "virtual-address": "192.0.2.100", "virtual-router-id": 51}
-    features = {"ingress": {"default-tls-secret": "wildcard"}}
+    features = {"ingress": {"default-tls-secret": "wildcard"}, "load-balancer": {"bgp-local-asn": 64512}}
     document = {"role": "control-plane", "cluster": optional, "features": features}
     written = settings.flat(of(Config.from_dict(document)))
     assert tuple(written) == tuple(path for path in settings.paths() if path in written)

@@ -101,6 +101,7 @@ def test_gather(root: Path, ip: Path) -> None:
         machine_id="abc",
         image_version="0.1.0",
         image_slot="B",
+        links=("eth0", "eth1", "eth4", "eth2", "eth3"),
     )
 
 

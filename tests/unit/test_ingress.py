@@ -165,6 +165,13 @@ def test_nodes_that_serve_are_published_and_followed() -> None:
     assert [each["ip"] for each in api.objects[SERVICE]["status"]["loadBalancer"]["ingress"]] == ["192.0.2.8"]
 
 
+def test_a_load_balancer_gives_the_address_itself() -> None:
+    api, step = Api({SERVICE: ingress.service()}), Published(Applied(), balanced=True)
+    api.objects["/api/v1/nodes"] = {"items": [member("cp-1", "192.0.2.7")]}
+    assert settle(step, api) == 1
+    assert api.objects[SLICE]["endpoints"] and "status" not in api.objects[SERVICE]
+
+
 def definition(version: str, established: bool = True) -> dict[str, Any]:
     conditions = [{"type": "Established", "status": str(established)}]
     return {"metadata": {"annotations": {VERSION: version}}, "status": {"conditions": conditions}}

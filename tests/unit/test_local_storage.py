@@ -20,7 +20,7 @@ from firstboot.failure import DocumentError
 from firstboot.features.storage import feature, storage_class
 from firstboot.kube import KubeError, Trust, object_path
 from firstboot.observe import feature_part
-from firstboot.probes import Telling, TellingProbe, ToldProbe
+from firstboot.probes import Telling, ToldProbe
 from firstboot.report.status import Part, State
 from firstboot.services.model import Node as FeatureNode
 from firstboot.steps.model import Machine
@@ -759,7 +759,7 @@ def test_what_is_stored_keeps_the_feature_and_its_place(node: Node) -> None:
 
 def test_a_service_that_works_says_so_in_its_own_words(tmp_path: Path) -> None:
     lacks, detail = tmp_path / "lacks", tmp_path / "detail"
-    probe = TellingProbe(ToldProbe(lacks, "has not looked yet"), detail)
+    probe = ToldProbe(lacks, "has not looked yet", detail)
 
     async def ask() -> str | None:
         return await probe(cast(Any, None))

@@ -396,7 +396,7 @@ def test_steady_node_needs_no_cryptography(tmp_path: Path) -> None:
         f"wanted = catalogue(config, 'node-1', ['192.0.2.7'], Path({str(root)!r})).unowned()\n"
         f"ledger = Ledger(Path({str(ledger)!r}))\n"
         "assert pki.apply(wanted, ledger) == ()\n"
-        "assert len(pki.expiries(wanted, ledger)) == 27\n"
+        "assert len(pki.expiries(wanted, ledger)) == 29\n"
         "sys.exit('cryptography' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=20)

@@ -60,6 +60,8 @@ def test_api_address_may_be_an_address(name: str) -> None:
         ("network-policy", "network-policy", (), "network-policy"),
         ("coredns", "coredns", (), "coredns"),
         ("traefik", "traefik", (), "traefik"),
+        ("load-balancer", "load-balancer", (), "load-balancer"),
+        ("load-balancer-allocator", "load-balancer-allocator", (), "load-balancer"),
     ],
 )
 def test_clients_of_the_api(name: str, common_name: str, organizations: tuple[str, ...], user: str) -> None:
@@ -124,18 +126,9 @@ def test_worker_is_given_no_authority() -> None:
     wanted = catalogue(config, "node-2", ["192.0.2.8", "198.51.100.8"])
     assert (wanted.authorities, wanted.tokens) == ((), ())
     names = {spec.name for spec in wanted.certificates}
-    assert names == {
-        "agent",
-        "basalt-api",
-        "kubelet",
-        "kubelet-client",
-        "kube-proxy",
-        "flanneld",
-        "coredns",
-        "traefik",
-        "network-policy",
-        "local-storage",
-    }
+    clients = {"agent", "kubelet-client", "kube-proxy", "flanneld", "coredns"}
+    features = {"network-policy", "traefik", "load-balancer", "local-storage"}
+    assert names == {"basalt-api", "kubelet", *clients, *features}
     for spec in wanted.certificates:
         assert set(spec.dns_names) <= {"node-2", "localhost"}, "never the API's names"
         assert set(spec.ip_addresses) <= {"192.0.2.8", "127.0.0.1", "::1"}, (
