@@ -34,6 +34,7 @@ from .web import Answer, Question, ask, serving
 FIRST = CONTROL_PLANES[0]
 BACKENDS = {"blue": address(60), "green": address(61)}
 PROXY, STRANGER = address(70), address(71)
+BALANCED = address(90)
 CLAIMED = "203.0.113.9"
 PORT, GRPC_PORT = 8080, 9090
 FOLLOWED_SECONDS = 60.0
@@ -459,6 +460,23 @@ def test_another_namespace_is_reached_by_its_leave(gateway: Web) -> None:
     )
     gateway.first.wait_until("it is resolved", lambda: resolved() == "True", FOLLOWED_SECONDS)
     gateway.wait("reaches it", lambda node: gateway.ask(node, "team.example.org"), served_by("green"))
+
+
+def test_a_load_balancer_gives_it_an_address(gateway: Web) -> None:
+    def told(wanted: list[str]) -> bool:
+        found = gateway.first.get("ingress", "shop")["status"]["loadBalancer"].get("ingress", ())
+        return sorted(each["ip"] for each in found) == wanted
+
+    span = f"features.load-balancer.cidrs=[{BALANCED}]"
+    gateway.settings(span, "features.load-balancer.l2-mode=true", "features.load-balancer.enabled=true")
+    gateway.first.wait_until("the address is told", partial(told, [BALANCED]), FOLLOWED_SECONDS)
+    page = partial(ask, gateway.clients[STRANGER], Question(BALANCED, "shop.example.org"))
+    gateway.first.wait_until("it is served there", lambda: served_by("blue")(page()), FOLLOWED_SECONDS)
+    assert page().seen["headers"]["x-forwarded-for"] == STRANGER
+    gateway.first.run("basalt disable load-balancer")
+    nodes = sorted(node.address for node in gateway.cluster.nodes.values())
+    gateway.first.wait_until("those of the nodes are told", partial(told, nodes), FOLLOWED_SECONDS)
+    gateway.cluster.wait_whole()
 
 
 def test_it_serves_while_no_api_server_does(gateway: Web) -> None:
