@@ -19,6 +19,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +46,8 @@ KERNEL = {"vm/overcommit_memory": "1", "kernel/panic": "10", "kernel/panic_on_oo
 """Settings of the kernel that the image makes and the kubelet insists on; a container's kernel is the host's."""
 KUBELET = {"cgroups-per-qos": "false", "enforce-node-allocatable": "none"}
 """Arguments of a kubelet whose control groups have no controllers, as where the host has given them to version 1."""
+GROUPS = Path("/sys/fs/cgroup/unified")
+"""Where control groups are that a container's systemd makes, on a host that has given the controllers to version 1."""
 BOOT_SECONDS = 60.0
 END_SECONDS = 120.0
 
@@ -104,6 +107,10 @@ class Container(Node):
         """End it and remove what it had."""
         self.kill()
         shutil.rmtree(self.root, ignore_errors=True)
+        for folder, _, _ in os.walk(self._group, topdown=False):
+            # A process that has just been killed may still be counted; an empty group more does no harm.
+            with suppress(OSError):
+                os.rmdir(folder)
         self._disk.unlink(missing_ok=True)
 
     def _furnish(self) -> None:
@@ -147,7 +154,7 @@ class Container(Node):
             *("--capability=all", "--system-call-filter=@keyring bpf", "--bind=/dev/kmsg"),
         ]
         disk = f"mount -o loop {self._disk} {self.root}/var && " if self._room else ""
-        script = f"{self._tree.mount(self.root / 'usr')} && {disk}exec {shlex.join(nspawn)}"
+        script = f"{self._tree.mount(self.root / 'usr')} && {disk}{self._apart()}exec {shlex.join(nspawn)}"
         with self._log.open("ab") as output:
             # It ends with the thread that called this, so that an aborted test leaves none behind.
             self._process = subprocess.Popen(
@@ -159,6 +166,19 @@ class Container(Node):
             )
         self._started = time.monotonic()
         self.wait_until("its systemd answers", self._answers, BOOT_SECONDS)
+
+    def _apart(self) -> str:
+        """Return the shell command that gives it a control group of its own.
+
+        Otherwise all have the same one, and of two that end a service at once each removes the other's group.
+        """
+        if not (GROUPS / "cgroup.procs").exists():
+            return ""
+        return f"mkdir -p {self._group} && echo $$ > {self._group}/cgroup.procs && "
+
+    @property
+    def _group(self) -> Path:
+        return GROUPS / f"basalt-{self._wire.namespace}"
 
     def _answers(self) -> bool:
         try:
