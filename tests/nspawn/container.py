@@ -151,7 +151,7 @@ class Container(Node):
             *(f"--machine={self.name}", f"--directory={self.root}"),
             f"--network-namespace-path={self._wire.path}",
             # As on a machine, where root is root; the kubelet reads the kernel's log.
-            *("--capability=all", "--system-call-filter=@keyring bpf", "--bind=/dev/kmsg"),
+            *("--capability=all", "--system-call-filter=@keyring bpf quotactl_fd", "--bind=/dev/kmsg"),
         ]
         disk = f"mount -o loop {self._disk} {self.root}/var && " if self._room else ""
         script = f"{self._tree.mount(self.root / 'usr')} && {disk}{self._apart()}exec {shlex.join(nspawn)}"

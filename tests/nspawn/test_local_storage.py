@@ -37,8 +37,11 @@ def test_volumes_and_who_has_to_do_with_them(bare: Cluster) -> None:
     founder.run("basalt set features.local-storage.reclaim-policy=Retain")
     founder.wait_until("the class is another", partial(has_policy, founder, "Retain"), GOES_ON_SECONDS)
 
+    # A node that can make no volume gives the claim back to the scheduler, and says why.
+    claim = made_claim(founder, "data")
+    founder.wait_until("the claim knows", partial(is_given_back, founder), GOES_ON_SECONDS)
+
     # A node makes and removes volumes of its own disk, and of no other one.
-    claim = made_claim(founder)
     theirs, others = volume(claim, "pvc-2", FIRST), volume(claim, "pvc-1", WORKER)
     told = by_node(founder, FIRST, "create", "-f", "-", stdin=json.dumps(others), check=False)
     assert "a node has to do with the volumes of its own disk only" in told.stderr
@@ -49,10 +52,12 @@ def test_volumes_and_who_has_to_do_with_them(bare: Cluster) -> None:
     for other in (theirs, unlocal()):
         told = by_node(founder, WORKER, "create", "-f", "-", stdin=json.dumps(other), check=False)
         assert "a node has to do with the volumes of its own disk only" in told.stderr
-    changed = founder.get("pvc", "data")
+    # So with claims, for which a class of somebody else's will do: nobody changes it meanwhile.
+    changed = made_claim(founder, "other", storageClassName="others")
     told = by_node(founder, FIRST, "replace", "-f", "-", stdin=json.dumps(changed), check=False)
     assert "a node has to do with the claims of its own pods only" in told.stderr
     by_node(founder, WORKER, "replace", "-f", "-", stdin=json.dumps(changed))
+    founder.kubectl("delete", "pvc", "other")
 
     # Neither the feature nor the node goes while it holds somebody's data.
     refused = founder.run("basalt disable local-storage", check=False)
@@ -91,15 +96,24 @@ def has_policy(node: Container, policy: str) -> bool:
     return found.stdout == policy
 
 
-def made_claim(node: Container) -> Any:
-    """Make a claim of the default class, whose pod is the worker's, and return it."""
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
-    metadata = {"name": "data", "annotations": {SELECTED_NODE: WORKER}}
-    wanted = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
-    node.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-    claim = node.get("pvc", "data")
-    assert claim["spec"]["storageClassName"] == "local-storage"
+def made_claim(node: Container, name: str, **spec: Any) -> Any:
+    """Make a claim, of the default class unless it names one, whose pod is the worker's, and return it."""
+    common = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+    metadata = {"name": name, "annotations": {SELECTED_NODE: WORKER}}
+    kind = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    node.kubectl("create", "-f", "-", stdin=json.dumps({**kind, "metadata": metadata, "spec": common | spec}))
+    claim = node.get("pvc", name)
+    assert claim["spec"]["storageClassName"] == spec.get("storageClassName", "local-storage")
     return claim
+
+
+def is_given_back(node: Container) -> bool:
+    """Whether the claim has no node any more, and an Event says why."""
+    events = node.get("events", "--field-selector=involvedObject.name=data,reason=ProvisioningFailed")[
+        "items"
+    ]
+    told = any(f"{WORKER} cannot make volumes: " in each["message"] for each in events)
+    return told and SELECTED_NODE not in node.get("pvc", "data")["metadata"].get("annotations", {})
 
 
 def volume(claim: Any, name: str, node: str) -> Any:
