@@ -19,8 +19,8 @@ HOLD, ALIVE = 9, 3
 """Seconds after which a router forgets a node that is silent, and between two signs of life."""
 SECONDS = 5.0
 """How long BIRD may take to answer."""
-END = "0000"
-"""What the last line of an answer begins with."""
+LAST = " "
+"""What follows the code of an answer's last line; that of others is followed by a dash."""
 
 
 def configuration(
@@ -101,10 +101,11 @@ async def ask(control: Path, question: str) -> list[str]:
         writer.write(f"{question}\n".encode())
         lines: list[str] = []
         while line := (await reader.readline()).decode(errors="replace"):
-            if line.startswith(END):
+            code, mark = line[:4], line[4:5]
+            # A code is before the first line of several of a kind; the others have a blank there.
+            lines.append(line[5:] if code.isdigit() else line[1:])
+            if code.isdigit() and mark == LAST:
                 return lines
-            # A code is before the first line of several; the others have a blank there.
-            lines.append(line[5:] if line[:4].isdigit() else line[1:])
         raise BasaltError("it has hung up")
     finally:
         writer.close()
