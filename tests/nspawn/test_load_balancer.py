@@ -144,8 +144,9 @@ def test_what_is_asked_for_is_given_or_why_not_is_said(site: Site) -> None:
     node.wait_until("the last one is given", lambda: given(node, "third") == THIRD, FOLLOWED_SECONDS)
     service(node, "late")
     node.wait_until("it waits", lambda: "are in use" in events(node, "late"), FOLLOWED_SECONDS)
-    node.wait_until("its status tells", lambda: "4 of 4 addresses in use" in detail(node), FOLLOWED_SECONDS)
-    assert "default/late: all IPv4 addresses" in detail(node)
+    waits = "default/late: all IPv4 addresses"
+    node.wait_until("its status tells", lambda: waits in detail(node), FOLLOWED_SECONDS)
+    assert "4 of 4 addresses in use" in detail(node)
     node.kubectl("patch", "service", "third", "-p", '{"spec": {"type": "ClusterIP"}}')
     node.wait_until(
         "it has the one that was given back", lambda: given(node, "late") == THIRD, FOLLOWED_SECONDS
