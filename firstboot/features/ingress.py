@@ -31,7 +31,7 @@ DEFINITIONS = SHARE / "gateway-api"
 def features(node: Node) -> tuple[Feature, Feature]:
     """Return both for this node."""
     ingress, gateway = node.config.features.ingress.enabled, node.config.features.gateway.enabled
-    nothing = () if ingress or gateway else (service(),)
+    nothing = () if is_on(node) else (service(),)
     return (
         Feature("ingress", (traefik(node),), (*INGRESS_RBAC, ingress_class(), service()))
         if ingress

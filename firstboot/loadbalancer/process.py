@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 
-from firstboot import systemd
+from firstboot import files, systemd
 from firstboot.kube import Client, KubeError
 from firstboot.loadbalancer import bird, keepalived, objects, places
 from firstboot.loadbalancer.addresses import Address, Pool
@@ -186,10 +186,8 @@ class Balancer:
 
     def _say(self, lacks: Iterable[str], account: str = "") -> None:
         """Keep both for the agent to read."""
-        for path, text in ((places.LACKS, "; ".join(lacks)), (places.ACCOUNT, account)):
-            beside = path.with_suffix(".new")
-            beside.write_text(text)
-            beside.replace(path)
+        files.write(places.LACKS, "; ".join(lacks), 0o600)
+        files.write(places.ACCOUNT, account, 0o600)
 
 
 def is_here(address: Address) -> bool:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from firstboot import run
+from firstboot import files, run
 
 SECONDS = 30.0
 """How long it may take to look at a file: emulated machines are slow."""
@@ -41,7 +41,7 @@ class Program:
     def begin(self, text: str) -> None:
         """Give it something to start with, where there is nothing yet."""
         if not self.config.exists():
-            self._put(text)
+            files.write(self.config, text, 0o600)
 
     async def follow(self, text: str) -> str | None:
         """Have it do what the text says; return why it does not, and then it goes on as it was."""
@@ -51,7 +51,7 @@ class Program:
             if reason := await self._tried(text):
                 self._refused = text, reason
                 return reason
-            self._put(text)
+            files.write(self.config, text, 0o600)
         self._refused = None
         self._tell(text)
         return None
@@ -73,12 +73,6 @@ class Program:
         finally:
             tried.unlink()
         return None
-
-    def _put(self, text: str) -> None:
-        # It lies in memory, so it need not be forced to a disk.
-        beside = self.config.with_suffix(".new")
-        beside.write_text(text)
-        beside.replace(self.config)
 
     def _tell(self, text: str) -> None:
         """Have it read the file again, unless this very process has."""

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from firstboot.cluster.records import internal_address
 from firstboot.features import ingress
 from firstboot.kube import Object, object_path
+from firstboot.loadbalancer.objects import member
 from firstboot.probes import is_ready
 from firstboot.steps.model import Finding, Machine
 from firstboot.steps.objects import Applied
 
-NOT_HERE = "node.kubernetes.io/exclude-from-external-load-balancers"
-"""The label of a node that nobody from outside shall be sent to."""
 VERSION = "gateway.networking.k8s.io/bundle-version"
 
 
@@ -42,7 +40,7 @@ class Definitions:
             if self.applied.fresh(_named(path)):
                 continue
             found = await machine.client.get(object_path(_named(path)))
-            if found is None or _release(_told(found)) < _release(path.read_text()):
+            if _lacks(found, path.read_text()):
                 return Finding(object_path(_named(path)), "apply", "the API server does not know it")
             if not _established(found):
                 return Finding(object_path(_named(path)), "wait", "the API server is about to learn it")
@@ -54,7 +52,7 @@ class Definitions:
         for path in sorted(self.folder.glob("*.yaml")):
             found = await machine.client.get(object_path(_named(path)))
             text = path.read_text()
-            if found is None or _release(_told(found)) < _release(text):
+            if _lacks(found, text):
                 await machine.client.apply(await asyncio.to_thread(_load, text))
 
 
@@ -98,9 +96,9 @@ class Published:
         """Return name and address of each node that serves, those of the IP version of the first."""
         found: dict[str, str] = {}
         for node in (await machine.client.get("/api/v1/nodes"))["items"]:
-            metadata, address = node["metadata"], internal_address(node)
-            if address and is_ready(node) and NOT_HERE not in metadata.get("labels", {}):
-                found[metadata["name"]] = address
+            read = member(node)
+            if read is not None and not read.excluded and is_ready(node):
+                found[node["metadata"]["name"]] = read.address
         return found
 
 
@@ -110,8 +108,12 @@ def _named(path: Path) -> Object:
     return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata}
 
 
-def _told(found: Any) -> str:
-    return f"{VERSION}: {found['metadata'].get('annotations', {}).get(VERSION, '')}"
+def _lacks(found: Any, text: str) -> bool:
+    """Whether the API server does not know a kind, or knows it as an older release than that of a file had it."""
+    if found is None:
+        return True
+    told = f"{VERSION}: {found['metadata'].get('annotations', {}).get(VERSION, '')}"
+    return _release(told) < _release(text)
 
 
 def _release(text: str) -> tuple[int, ...]:

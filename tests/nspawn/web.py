@@ -57,39 +57,22 @@ class Answer:
     error: str = ""
 
 
+def _here(namespace: str, *args: str) -> list[str]:
+    """Return the command that runs this file in a network namespace."""
+    return ["ip", "netns", "exec", namespace, sys.executable, "-I", __file__, *args]
+
+
 def ask(namespace: str, question: Question) -> Answer:
     """Ask from a network namespace."""
-    argv = [
-        "ip",
-        "netns",
-        "exec",
-        namespace,
-        sys.executable,
-        "-I",
-        __file__,
-        "ask",
-        json.dumps(asdict(question)),
-    ]
-    done = subprocess.run(argv, check=True, capture_output=True, timeout=60)
+    asked = json.dumps(asdict(question))
+    done = subprocess.run(_here(namespace, "ask", asked), check=True, capture_output=True, timeout=60)
     return Answer(**json.loads(done.stdout))
 
 
 @contextmanager
 def serving(namespace: str, address: str, port: int, name: str) -> Iterator[None]:
     """Have a server in a network namespace."""
-    argv = [
-        "ip",
-        "netns",
-        "exec",
-        namespace,
-        sys.executable,
-        "-I",
-        __file__,
-        "serve",
-        address,
-        str(port),
-        name,
-    ]
+    argv = _here(namespace, "serve", address, str(port), name)
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None
         try:

@@ -17,9 +17,10 @@ from firstboot.config import Config, GatewayFeature, IngressFeature, Role
 from firstboot.failure import DocumentError
 from firstboot.features import ingress
 from firstboot.kube import Client, Object, object_path
+from firstboot.loadbalancer.objects import EXCLUDED
 from firstboot.plan import missing_needs, wanted
 from firstboot.services.model import Node
-from firstboot.steps.ingress import NOT_HERE, VERSION, Definitions, Published
+from firstboot.steps.ingress import VERSION, Definitions, Published
 from firstboot.steps.model import Machine
 from firstboot.steps.objects import Applied
 from firstboot.systemd import Systemd
@@ -153,7 +154,7 @@ def test_nodes_that_serve_are_published_and_followed() -> None:
         member("w-1", "192.0.2.8"),
         member("w-2", "192.0.2.9", ready=False),
     ]
-    members.append(member("w-3", "192.0.2.10", labels={NOT_HERE: ""}))
+    members.append(member("w-3", "192.0.2.10", labels={EXCLUDED: ""}))
     api.objects["/api/v1/nodes"] = {"items": members}
     assert settle(step, api) == 1
     assert [each["nodeName"] for each in api.objects[SLICE]["endpoints"]] == ["cp-1", "w-1"]
