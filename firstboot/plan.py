@@ -29,6 +29,7 @@ from firstboot.probes import All, NodeHasNetwork, NodeIsReady
 from firstboot.services import apiserver, balancer, containerd, controllers, kubelet, timesync, virtualaddress
 from firstboot.services.model import Node, Service, with_extra
 from firstboot.steps.addresses import Released
+from firstboot.steps.backends import OtherBackends
 from firstboot.steps.certificates import Certificates
 from firstboot.steps.claim import Claim
 from firstboot.steps.controlplanes import ControlPlanes, admitted, registered
@@ -242,6 +243,8 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
     if node.config.features.network.enabled:
         founder = node.config.role.has_control_plane and not node.control_planes
         yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
+    pods = node.config.features.network
+    yield OtherBackends(pods.backend if pods.enabled else None, (node.config.cluster.pod_cidr,))
     running = {service.unit for service in wanted.all_services}
     for unit in UNITS:
         if unit not in running:
