@@ -128,14 +128,15 @@ def cluster(image: Path, accelerator: Accelerator) -> Iterator[Cluster]:
 @pytest.fixture
 def founder(cluster: Cluster, image: Path, accelerator: Accelerator) -> ReadyCopy:
     """Put a copy of the Ready machine with a datastore into the network."""
+    return lambda datastore: found(cluster, datastore, image, accelerator)
 
-    def found(datastore: str) -> Machine:
-        setup = states.setup(datastore)
-        machine = cluster.add(setup, ready.ready(setup, image, accelerator, states.furnish))
-        machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
-        return machine
 
-    return found
+def found(cluster: Cluster, datastore: str, image: Path, accelerator: Accelerator) -> Machine:
+    """Put a copy of the Ready machine with a datastore into a network."""
+    setup = states.setup(datastore)
+    machine = cluster.add(setup, ready.ready(setup, image, accelerator, states.furnish))
+    machine.wait_for_phase(Phase.READY, timeout=RESTORED_SECONDS)
+    return machine
 
 
 @pytest.fixture

@@ -30,12 +30,16 @@ def start(machine: Machine, name: str = "probe", *, node: str | None = None) -> 
     """
     pod = template(name)
     pod["metadata"].pop("name")
-    if node:
-        pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
+    pod["spec"] |= placed(node)
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod}
     deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
     machine.kubectl("create", "-f", "-", stdin=json.dumps(deployment))
     wait_answers(machine, name)
+
+
+def placed(node: str | None) -> dict[str, Any]:
+    """Return what of a pod's spec has it run on a node; None: anywhere."""
+    return {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
 
 
 def wait_answers(machine: Machine, name: str = "probe") -> None:
@@ -52,6 +56,18 @@ def ask(machine: Machine, *question: str, name: str = "probe") -> dict[str, Any]
     said = machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", *question).stdout
     answer: dict[str, Any] = json.loads(said)
     return answer
+
+
+def network(machine: Machine, pod: dict[str, Any]) -> list[str]:
+    """Return what a command begins with that the pod's node is to run in its network."""
+    return ["nsenter", "-t", process(machine, pod), "-n"]
+
+
+def process(machine: Machine, pod: dict[str, Any]) -> str:
+    """Return the number that the pod's program has on its node."""
+    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    tasks = dict(line.split()[:2] for line in machine.run("ctr -n k8s.io tasks ls").stdout.splitlines())
+    return tasks[container]
 
 
 def addresses(machine: Machine, name: str = "probe") -> list[str]:

@@ -11,8 +11,8 @@ from typing import Any
 from firstboot.report.status import Phase
 
 from . import pods, states
-from .drives import POD_IMAGE
 from .machine import Machine
+from .objects import claim, mounted, write_or_read
 
 GUEST = Path(__file__).parent / "guest"
 PLACE = "/var/lib/basalt/local-storage"
@@ -32,7 +32,8 @@ def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     assert kind["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"
 
     claim(machine, "data", "64Mi")
-    run(machine, "writer", "data")
+    mounted(machine, "writer", "data")
+    pods.wait_answers(machine, "writer")
     bound = machine.get("pvc", "data")
     assert (
         bound["status"]["capacity"]["storage"] == "64Mi"
@@ -41,17 +42,17 @@ def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     wait_for_detail(machine, "64 MiB promised to 1 volume")
 
     # Its program is nobody in particular, and may write all the same: to the last byte, and no further.
-    first = ask(machine, "write", "/data/first", str(48 * MIB))
+    first = write_or_read(machine, "writer", "write", "/data/first", str(48 * MIB))
     assert first["bytes"] == 48 * MIB and "error" not in first
-    assert "quota" in ask(machine, "write", "/data/second", str(32 * MIB))["error"]
+    assert "quota" in write_or_read(machine, "writer", "write", "/data/second", str(32 * MIB))["error"]
     grow(machine, "data", "192Mi")
-    second = ask(machine, "write", "/data/second", str(96 * MIB))
+    second = write_or_read(machine, "writer", "write", "/data/second", str(96 * MIB))
     assert second["bytes"] == 96 * MIB and "error" not in second
-    assert "quota" in ask(machine, "write", "/data/third", str(96 * MIB))["error"]
+    assert "quota" in write_or_read(machine, "writer", "write", "/data/third", str(96 * MIB))["error"]
 
     # More than there is: said on the claim, with numbers, and the claim is free for another node.
     claim(machine, "vast", "900Gi")
-    run(machine, "hungry", "vast", wait=False)
+    mounted(machine, "hungry", "vast")
     machine.wait_until("it is refused", partial(refused, machine, "vast", "900 GiB"), FOLLOWED_SECONDS)
     machine.kubectl("delete", "deployment", "hungry")
     machine.kubectl("delete", "pvc", "vast")
@@ -60,12 +61,14 @@ def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     assert denied.code == 1 and "[feature-in-use]" in denied.stderr, denied
     assert "PersistentVolumeClaim default/data would" in denied.stderr
 
-    kept = ask(machine, "read", "/data/second")
+    kept = write_or_read(machine, "writer", "read", "/data/second")
     machine.reboot()
     machine.wait_for_phase(Phase.READY)
     pods.wait_answers(machine, "writer")
-    assert ask(machine, "read", "/data/second") | {"seconds": 0} == kept | {"seconds": 0}
-    assert "quota" in ask(machine, "write", "/data/third", str(96 * MIB))["error"], "the limit is still there"
+    assert write_or_read(machine, "writer", "read", "/data/second") | {"seconds": 0} == kept | {"seconds": 0}
+    assert "quota" in write_or_read(machine, "writer", "write", "/data/third", str(96 * MIB))["error"], (
+        "the limit is still there"
+    )
 
     # The policy is that of the class when the volume was made.
     machine.run("basalt set features.local-storage.reclaim-policy=Retain")
@@ -91,49 +94,6 @@ def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
-
-
-def claim(machine: Machine, name: str, size: str) -> None:
-    """Make a claim of the default class."""
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
-    wanted = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-
-
-def run(machine: Machine, name: str, claim: str, *, wait: bool = True) -> None:
-    """Run a pod that has a claim's volume in /data, and is not root."""
-    container = {
-        "name": name,
-        "image": POD_IMAGE,
-        "imagePullPolicy": "Never",
-        "securityContext": {"runAsUser": 1000, "runAsGroup": 1000},
-        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
-    }
-    template = {
-        "metadata": {"labels": {"app": name}},
-        "spec": {
-            "containers": [container],
-            "terminationGracePeriodSeconds": 1,
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}],
-        },
-    }
-    # Two at once would not share it.
-    spec = {
-        "strategy": {"type": "Recreate"},
-        "selector": {"matchLabels": {"app": name}},
-        "template": template,
-    }
-    wanted = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(wanted))
-    if wait:
-        pods.wait_answers(machine, name)
-
-
-def ask(machine: Machine, *question: str) -> dict[str, Any]:
-    """Have the test program write or read in the pod; what it answers to what it cannot do is an answer, too."""
-    said = machine.kubectl("exec", "deployment/writer", "--", "/testpod", *question, check=False)
-    answer: dict[str, Any] = json.loads(said.stdout)
-    return answer
 
 
 def grow(machine: Machine, name: str, size: str) -> None:

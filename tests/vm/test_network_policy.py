@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from functools import partial
-from typing import Any
 
 from firstboot.report.status import Phase
 
 from . import pods, states
 from .machine import Machine
+from .objects import create, policy
 
 NOTICED_SECONDS = 120.0
 """Until the first policy is enforced: a round of the agent, and a Python program that starts."""
@@ -100,24 +99,6 @@ def is_so_after_a_power_cut(machine: Machine) -> None:
     assert 0 < began["network-policy"] < began["kubelet"]
 
 
-def policy(name: str, app: str, allowed: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Return a policy that isolates pods of a program from all but those allowed."""
-    spec: dict[str, Any] = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"]}
-    if allowed:
-        spec["ingress"] = [{"from": allowed, "ports": [{"port": 8080}]}]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": spec,
-    }
-
-
-def create(machine: Machine, obj: dict[str, Any]) -> None:
-    """Create an object."""
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(obj))
-
-
 def reaches(machine: Machine, host: str, port: int = 8080) -> bool:
     """Whether the pod `other` gets an answer, over a new connection."""
     url = f"http://{host}:{port}/healthz"
@@ -134,10 +115,8 @@ def reaches_from_node(machine: Machine, host: str) -> bool:
 def ask_for_ever(machine: Machine, name: str, target: str) -> None:
     """Have a program of the node ask from a pod's network over one connection."""
     [pod] = machine.get("pods", "-l", f"app={name}")["items"]
-    container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    tasks = dict(line.split()[:2] for line in machine.run("ctr -n k8s.io tasks ls").stdout.splitlines())
     machine.write("/run/asking.py", ASKING)
-    command = ["nsenter", "-t", tasks[container], "-n", "python3", "/run/asking.py", target, COUNTED]
+    command = [*pods.network(machine, pod), "python3", "/run/asking.py", target, COUNTED]
     machine.run(f"systemd-run --unit=asking {shlex.join(command)}")
     machine.wait_until("it is answered", lambda: answers(machine) > 0, FOLLOWED_SECONDS)
 

@@ -1,39 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A control plane and a worker, switched on together, become a cluster and stay one."""
+"""A control plane and a worker, switched on together, become a cluster and stay one; features work on both.
+
+The tests are one story: each goes on with the machines as the one before it has left them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from firstboot.codes import Code
 from firstboot.report.status import Phase, Status
 from firstboot.sources import FILE
+from image.vm.arguments import Accelerator
 from image.vm.fleet import address
 from image.vm.seed import document_text
 from tests.node import READY_SECONDS
 
-from . import drives, pods, states
+from . import across, drives, pods, states
+from .across import CARD_MTU, WEB, Pair
 from .cluster import Cluster, member
-from .conftest import ReadyCopy
+from .conftest import found
 from .machine import Machine
+from .objects import answers, claim, create, mounted, policy, route_to, service, write_or_read
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
 REMOVED_SECONDS = 600.0
+SERVED_SECONDS = 300.0
+"""From the switch of a feature to the first good answer, under emulation."""
+CARRIED_SECONDS = 30.0
+"""Until another node answers for an address: four seconds on a machine that is not busy."""
 TWO_HOURS = 7200
+DOMAIN = "cluster.local"
+POOL = (address(200), address(209))
+NAME_SERVER_PORT = 5399
+OUTSIDE_NAME, OUTSIDE_ADDRESS = "name.example.org", "192.0.2.99"
+NAME_SERVER = f"""
+import socket
+known = b"".join(bytes([len(part)]) + part.encode() for part in "{OUTSIDE_NAME}".split(".")) + b"\\0"
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("{address(1)}", {NAME_SERVER_PORT}))
+while True:
+    asked, sender = server.recvfrom(4096)
+    question = asked[12 : asked.index(b"\\0", 12) + 5]
+    found = question[:-4].lower() == known
+    has = found and question[-4:-2] == b"\\0\\1"
+    head = asked[:2] + (b"\\x85\\x80" if found else b"\\x85\\x83") + bytes([0, 1, 0, has, 0, 0, 0, 0])
+    record = b"\\xc0\\x0c\\0\\1\\0\\1\\0\\0\\0\\x3c\\0\\4" + socket.inet_aton("{OUTSIDE_ADDRESS}")
+    server.sendto(head + question + (record if has else b""), sender)
+"""
+"""A name server that knows one name (RFC 1035, section 4)."""
 
 
-def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster, founder: ReadyCopy) -> None:
-    first = founder("dqlite")
-    cluster.switch.divide(["node-1"], ["w-1"])
-    second = cluster.add(member("w-1", 2, worker(WRONG), memory=2048))
+@pytest.fixture(scope="module")
+def pair(image: Path, accelerator: Accelerator) -> Iterator[Pair]:
+    """A Ready control plane, and a worker that does not reach it yet and has a wrong token."""
+    with Cluster(image, accelerator=accelerator) as cluster:
+        first = found(cluster, "dqlite", image, accelerator)
+        cluster.switch.divide(["node-1"], ["w-1"])
+        yield Pair(cluster, first, cluster.add(member("w-1", 2, worker(WRONG), memory=2048)))
+
+
+def test_a_worker_joins_when_all_is_right(pair: Pair) -> None:
+    first, second = pair.nodes
     waits_for_the_cluster(second)
-    cluster.switch.heal()
+    pair.cluster.switch.heal()
     is_refused_on_both_sides(first, second)
     set_clock(second, ahead=TWO_HOURS)
     token = first.run("basalt get-join-token --role worker --lifetime 30m").stdout.strip()
@@ -45,10 +85,148 @@ def test_a_worker_joins_and_its_pods_outlive_the_control_plane(cluster: Cluster,
     assert sorted(nodes) == ["node-1", "w-1"]
     assert nodes["w-1"]["spec"]["podCIDR"] != nodes["node-1"]["spec"]["podCIDR"]
     assert [second.failed_units(), first.failed_units()] == [[], []]
-    pods_talk_across_nodes(first, second)
-    clocks_are_apart_in_a_cluster_that_works(first, second)
-    keeps_its_pod_without_a_control_plane(first, second)
-    leaves_and_knows_nothing_any_more(first, second)
+
+
+def test_pods_and_services_are_reached_across_nodes(pair: Pair) -> None:
+    drives.import_pod_image(pair.second)
+    pods.start(pair.first, "w-1", node="w-1")
+    url = "https://kubernetes.default.svc/version"
+    assert pods.ask(pair.first, "fetch", "-cluster", url, name="w-1")["status"] == 200
+    across.serve(pair)
+    pair.first.wait_until("pods reach each other", partial(across.reaches, pair), NOTICED_SECONDS)
+    across.check_services(pair)
+    across.check_largest_packet(pair, CARD_MTU - 50)
+
+
+def test_names_of_every_kind_are_answered_on_both_nodes(pair: Pair) -> None:
+    first = pair.first
+    pods_of_both = sorted(pod["status"]["podIP"] for pod in across.by_node(pair).values())
+    own = first.get("service", WEB)["spec"]["clusterIP"]
+    name_server = ["systemd-run", "--unit=name-server", "python3", "-c", NAME_SERVER]
+    first.run(name_server)
+    server = json.dumps([f"{address(1)}:{NAME_SERVER_PORT}"])
+    first.run(["basalt", "set", f"features.dns.upstream-nameservers={server}"])
+    alias = {"type": "ExternalName", "externalName": OUTSIDE_NAME}
+    create(first, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias"}, "spec": alias})
+    for asking in ("probe", "w-1"):
+        ask = partial(pods.ask, first, name=asking)
+        first.wait_until("it is forwarded", partial(resolves, first, asking, OUTSIDE_NAME), NOTICED_SECONDS)
+        assert ask("dns", OUTSIDE_NAME)["addresses"] == [OUTSIDE_ADDRESS]
+        assert ask("dns", "kubernetes.default")["addresses"] == [states.API_SERVICE]
+        assert ask("dns", WEB)["addresses"] == [own]
+        assert sorted(ask("dns", f"headless.default.svc.{DOMAIN}")["addresses"]) == pods_of_both
+        assert ask("dns", "alias")["addresses"] == [OUTSIDE_ADDRESS]
+        assert f"{WEB}.default.svc.{DOMAIN}." in ask("ptr", own)["names"]
+        reverse = ask("ptr", pods_of_both[0])["names"]
+        assert any(name.endswith(f".headless.default.svc.{DOMAIN}.") for name in reverse), reverse
+        assert not resolves(first, asking, "unknown.example.org")
+    first.run("basalt set features.dns.upstream-nameservers=")
+    first.run("systemctl stop name-server")
+
+
+def test_a_policy_counts_across_nodes(pair: Pair) -> None:
+    first, second = pair.nodes
+    allowed = [{"podSelector": {"matchLabels": {"app": WEB}}}]
+    create(first, policy("web-only", "w-1", allowed))
+    [asked] = pods.addresses(first, "w-1")
+    url = f"http://{asked}:8080/healthz"
+    first.wait_until(
+        "another program is kept out",
+        lambda: not first.kubectl("exec", "deployment/probe", "--", "/testpod", "fetch", url, check=False).ok,
+        NOTICED_SECONDS,
+    )
+    for node in pair.nodes:
+        assert answers(node, url, inside=across.inside(pair, node)) == ["ok"], node.name
+    first.kubectl("delete", "networkpolicy", "web-only")
+    first.wait_until("it is let in", partial(fetches, first, "probe", url), NOTICED_SECONDS)
+
+
+def test_features_serve_on_both_nodes(pair: Pair) -> None:
+    first, second = pair.nodes
+    switched = ("ingress", "gateway", "load-balancer", "local-storage", "metrics-server")
+    pool = f"features.load-balancer.cidrs=[{POOL[0]}-{POOL[1]}]"
+    on = [f"features.{name}.enabled=true" for name in switched]
+    first.run(["basalt", "set", *on, "features.load-balancer.l2-mode=true", pool])
+    first.kubectl("create", "ingress", WEB, f"--rule=ingress.example.org/*={WEB}:80")
+    route_to(first, WEB, "gateway.example.org")
+    shared = service("shared", WEB, type="LoadBalancer")
+    local = service("local", WEB, type="LoadBalancer", externalTrafficPolicy="Local")
+    create(first, shared, local)
+
+    for node in pair.nodes:
+        # Asked by the other one, as by anybody on the network.
+        other, url = pair.other(node), f"http://{pair.address(node)}/hostname"
+        for host in ("ingress.example.org", "gateway.example.org"):
+            there = f"{host} is served by {node.name}"
+            other.wait_until(there, partial(is_web, pair, other, url, host), SERVED_SECONDS)
+    for name in ("shared", "local"):
+        first.wait_until(f"{name} has an address", partial(given, first, name), SERVED_SECONDS)
+        given_address = given(first, name)
+        first.wait_until("one carries it", partial(carrier, pair, given_address), SERVED_SECONDS)
+        carrying = carrier(pair, given_address)
+        assert carrying is not None
+        url = f"http://{given_address}/hostname"
+        other = pair.other(carrying)
+        other.wait_until("the other one reaches it", partial(is_web, pair, other, url), NOTICED_SECONDS)
+
+    first.wait_until("both are measured", partial(measures, first, {"node-1", "w-1"}), SERVED_SECONDS)
+    claim(first, "data", "64Mi")
+    mounted(first, "writer", "data", node="w-1")
+    pods.wait_answers(first, "writer")
+    size = 48 << 20
+    assert write_or_read(first, "writer", "write", "/data/first", str(size))["bytes"] == size
+    assert "quota" in write_or_read(first, "writer", "write", "/data/second", str(size))["error"]
+    assert "1 volume" in healthy(second, "local-storage") and "0 volumes" in healthy(first, "local-storage")
+    first.kubectl("delete", "deployment", "writer")
+    first.kubectl("delete", "pvc", "data")
+    for node in pair.nodes:
+        status = node.wait_for_phase()
+        assert not status.failures, status.failures
+        assert node.failed_units() == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "overhead", "interface"),
+    [("wireguard", 80, "flannel-wg"), ("host-gw", 0, "cluster"), ("vxlan", 50, "flannel.1")],
+)
+def test_pods_are_reached_by_every_backend(pair: Pair, backend: str, overhead: int, interface: str) -> None:
+    across.use_backend(pair, backend)
+    for node, way in zip(pair.nodes, across.ways(pair), strict=True):
+        card = node.run(f"ip -json address show to {pair.address(node)}/32").stdout
+        wanted = card.split('"ifname":"')[1].split('"')[0] if interface == "cluster" else interface
+        assert way == wanted, f"{node.name} sends by {way}"
+    across.start_anew(pair)
+    across.check_services(pair)
+    across.check_largest_packet(pair, CARD_MTU - overhead)
+
+
+def test_a_clock_that_is_wrong_in_a_cluster_that_works(pair: Pair) -> None:
+    clocks_are_apart_in_a_cluster_that_works(*pair.nodes)
+
+
+def test_pods_and_names_outlive_the_control_plane(pair: Pair) -> None:
+    """The control plane loses its power: the worker says so and its pods go on; later all is well by itself."""
+    first, second = pair.nodes
+    before = containers(second)
+    local = given(first, "local")
+    within = [*across.inside(pair, second), "-m", "/testpod", "dns", f"{WEB}.default.svc.{DOMAIN}"]
+    first.power_cut()
+    second.wait_until("it carries the address", partial(carries, second, local), CARRIED_SECONDS)
+    second.wait_until("the loss is told", partial(is_degraded, second), NOTICED_SECONDS)
+    assert containers(second) == before
+    assert json.loads(second.run(within).stdout)["addresses"]
+    first.start()
+    first.wait_for_boot()
+    first.wait_for_phase()
+    second.wait_for_phase()
+    assert containers(second) == before
+    pods.wait_answers(first, "w-1")
+    across.wait_serves(pair)
+    across.check_services(pair)
+
+
+def test_a_worker_leaves(pair: Pair) -> None:
+    leaves_and_knows_nothing_any_more(*pair.nodes)
 
 
 def worker(token: str) -> dict[str, Any]:
@@ -114,30 +292,58 @@ def says(machine: Machine, code: Code) -> bool:
     return status is not None and code in [failure.code for failure in status.failures]
 
 
-def pods_talk_across_nodes(first: Machine, second: Machine) -> None:
-    """A pod on the worker finds names and the API, and the pod of the other node fetches from it."""
-    drives.import_pod_image(second)
-    pods.start(first, "w-1", node="w-1")
-    assert pods.ask(first, "dns", "kubernetes.default", name="w-1")["addresses"] == [states.API_SERVICE]
-    url = "https://kubernetes.default.svc/version"
-    assert pods.ask(first, "fetch", "-cluster", url, name="w-1")["status"] == 200
-    [there] = pods.addresses(first, "w-1")
-    answer = pods.ask(first, "fetch", f"http://{there}:8080/hostname", name="probe")
-    assert answer["status"] == 200 and "w-1" in answer["body"]
+def resolves(machine: Machine, name: str, asked: str) -> bool:
+    """Whether a program's pod is given an address for a name."""
+    said = machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "dns", asked, check=False)
+    return said.ok
 
 
-def keeps_its_pod_without_a_control_plane(first: Machine, second: Machine) -> None:
-    """The control plane loses its power: the worker says so and its pod goes on; later all is well by itself."""
-    before = containers(second)
-    first.power_cut()
-    second.wait_until("the loss is told", partial(is_degraded, second), NOTICED_SECONDS)
-    assert containers(second) == before
-    first.start()
-    first.wait_for_boot()
-    first.wait_for_phase()
-    second.wait_for_phase()
-    assert containers(second) == before
-    pods.wait_answers(first, "w-1")
+def fetches(machine: Machine, name: str, url: str) -> bool:
+    """Whether a program's pod gets an answer."""
+    return machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "fetch", url, check=False).ok
+
+
+def is_web(pair: Pair, asking: Machine, url: str, host: str = "") -> bool:
+    """Whether it is one of the program's pods that answers a machine."""
+    said = answers(asking, url, host=host)
+    return bool(said) and said[0] in {pod["metadata"]["name"] for pod in across.by_node(pair).values()}
+
+
+def given(machine: Machine, name: str) -> str:
+    """Return the address in a Service's status, empty for none."""
+    ingress = machine.get("service", name)["status"]["loadBalancer"].get("ingress", [])
+    return str(ingress[0]["ip"]) if ingress else ""
+
+
+def carries(machine: Machine, carried: str) -> bool:
+    """Whether an address is on a card of the machine."""
+    return f" {carried}/32 " in machine.run("ip -4 -brief address show").stdout
+
+
+def carrier(pair: Pair, carried: str) -> Machine | None:
+    """Return the one machine that has an address, None while none or both have."""
+    found = [node for node in pair.nodes if carries(node, carried)]
+    return found[0] if len(found) == 1 else None
+
+
+def measures(machine: Machine, nodes: set[str]) -> bool:
+    """Whether it is known what these nodes use."""
+    told = machine.kubectl("top", "nodes", "--no-headers", check=False)
+    measured = {line.split()[0] for line in told.stdout.splitlines() if "<unknown>" not in line}
+    return told.ok and measured == nodes
+
+
+def healthy(machine: Machine, name: str) -> str:
+    """Return what a feature that works says of itself."""
+    machine.wait_until(f"{name} works", partial(says_healthy, machine, name), SERVED_SECONDS)
+    status = machine.status()
+    return status.features[name].detail if status else ""
+
+
+def says_healthy(machine: Machine, name: str) -> bool:
+    """Whether a feature works."""
+    status = machine.status()
+    return status is not None and status.features[name].state == "healthy"
 
 
 def containers(machine: Machine) -> list[str]:

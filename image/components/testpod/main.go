@@ -5,6 +5,7 @@
 //	testpod                serve HTTP on :8080, or on the address in LISTEN
 //	testpod sleep 30s      do nothing for a time, then end well; without a time: until told to end
 //	testpod dns NAME       resolve once
+//	testpod ptr ADDRESS    find the names of an address
 //	testpod fetch URL      fetch once; `fetch -cluster URL` with the pod's service account
 //	testpod grpc ADDRESS HOST SERVICE/METHOD MESSAGE    call once
 //	testpod write FILE N   have a new file of N bytes on disk, each time the same
@@ -45,6 +46,7 @@ const (
 // answer is what asking for something gave; Error is empty when it went well, Bytes are those that are in a file.
 type answer struct {
 	Addresses []string `json:"addresses,omitempty"`
+	Names     []string `json:"names,omitempty"`
 	Status    int      `json:"status,omitempty"`
 	Body      string   `json:"body,omitempty"`
 	Bytes     int64    `json:"bytes,omitempty"`
@@ -69,6 +71,13 @@ func ask(ctx context.Context, question func(context.Context, *answer) error) ans
 func resolve(name string) func(context.Context, *answer) error {
 	return func(ctx context.Context, result *answer) (err error) {
 		result.Addresses, err = net.DefaultResolver.LookupHost(ctx, name)
+		return err
+	}
+}
+
+func reverse(address string) func(context.Context, *answer) error {
+	return func(ctx context.Context, result *answer) (err error) {
+		result.Names, err = net.DefaultResolver.LookupAddr(ctx, address)
 		return err
 	}
 }
@@ -235,6 +244,8 @@ func run(ctx context.Context, args []string) int {
 		return sleep(ctx, args[1])
 	case len(args) == 2 && args[0] == "dns":
 		return once(ask(ctx, resolve(args[1])))
+	case len(args) == 2 && args[0] == "ptr":
+		return once(ask(ctx, reverse(args[1])))
 	case len(args) == 2 && args[0] == "fetch":
 		return once(ask(ctx, fetch(args[1], false)))
 	case len(args) == 3 && args[0] == "fetch" && args[1] == "-cluster":
@@ -246,7 +257,7 @@ func run(ctx context.Context, args []string) int {
 	case len(args) == 2 && args[0] == "read":
 		return once(ask(ctx, read(args[1])))
 	}
-	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE | write FILE BYTES | read FILE]")
+	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | ptr ADDRESS | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE | write FILE BYTES | read FILE]")
 	return 2
 }
 
