@@ -50,7 +50,7 @@ test: image ## Units and linters, datastores under torture, virtual machines (ro
 	@venv=$(VENV) && $(RUN) -p tests.timebox --started=$(STARTED) --minutes=$(MINUTES) \
 		tests -m 'not soak' $(PYTEST_ARGS)
 
-bench: image ## Boots beside a cluster started by hand, size, build, clusters (root); PAIRS=2, BUILD=warm|cold|none, CLUSTERS=1
+bench: image ## Boots beside a cluster started by hand, size, build, clusters, features (root); PAIRS=2, BUILD=warm|cold|none, CLUSTERS=1
 	@venv=$(VENV) && exec $$venv/bin/python -m tests.bench --pairs=$(PAIRS) --build=$(BUILD) --clusters=$(CLUSTERS)
 
 soak: image ## The tests of durability again and again (root); REPEAT=10, TORTURE_SECONDS=120 of writes, SEED=N

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures boots, memory, sizes, builds and clusters, and says whether the goals are met.
+"""Measures boots, memory, sizes, builds, clusters and features, and says whether the goals are met.
 
 python3 -m tests.bench [run] [--pairs N] [--build none|warm|cold] [--clusters N] [--settle SECONDS]
 python3 -m tests.bench clusters    only these, beside the last results of the rest; [--clusters N] [--settle SECONDS]
+python3 -m tests.bench features    only these, beside the last results of the rest; [--settle SECONDS]
 python3 -m tests.bench show        print the last results once more
 python3 -m tests.bench docs        put them into docs/benchmarks.md
 """
@@ -25,7 +26,7 @@ from image.vm import disks
 from image.vm.place import BUILD, ROOT, built_image, kernel
 
 from ..nspawn.host import built_tree, lacking
-from . import boots, builds, tables
+from . import boots, builds, features, tables
 from .builds import Build
 from .clusters import rounds
 from .results import FILE, Clusters, Host, Results, Side
@@ -36,7 +37,9 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 def main(args: Sequence[str]) -> int:
     """Run the command line described above."""
     parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", nargs="?", default="run", choices=("run", "clusters", "show", "docs"))
+    parser.add_argument(
+        "action", nargs="?", default="run", choices=("run", "clusters", "features", "show", "docs")
+    )
     parser.add_argument("--pairs", type=int, default=2, help="boots of each side; 0: none")
     parser.add_argument("--build", type=Build, default=Build.WARM, choices=tuple(Build))
     parser.add_argument("--clusters", type=int, default=1, help="rounds of clusters in containers; 0: none")
@@ -46,9 +49,11 @@ def main(args: Sequence[str]) -> int:
         case "run":
             results = run(options.pairs, options.build, options.settle)
             results = run_clusters(results, options.clusters, options.settle)
+            results = run_features(results, options.settle)
         case "clusters":
-            known = Results.load() if FILE.exists() else Results(describe(""), load_sizes(BUILD))
-            results = run_clusters(known, options.clusters, options.settle)
+            results = run_clusters(known(), options.clusters, options.settle)
+        case "features":
+            results = run_features(known(), options.settle)
         case _:
             results = Results.load()
     if options.action == "docs":
@@ -84,6 +89,22 @@ def run_clusters(results: Results, count: int, settle: float) -> Results:
         results = replace(results, clusters=clusters)
         results.save()
     return results
+
+
+def run_features(results: Results, settle: float) -> Results:
+    """Measure features; the results' others stay as they are."""
+    host.require_root()
+    if reason := lacking():
+        print(f"no features: {reason}")
+        return results
+    results = replace(results, features=features.measure(built_tree(), describe(""), settle))
+    results.save()
+    return results
+
+
+def known() -> Results:
+    """Return the last results, or none."""
+    return Results.load() if FILE.exists() else Results(describe(""), load_sizes(BUILD))
 
 
 def describe(accelerator: str) -> Host:

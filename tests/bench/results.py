@@ -171,14 +171,56 @@ class Clusters:
 
 
 @dataclass(frozen=True)
+class Idle:
+    """What a service uses that nobody asks anything: bytes of memory (PSS), and its share of a processor."""
+
+    pss: int
+    processor: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many requests were answered, and within how many milliseconds half and 99 of 100 of them."""
+
+    per_second: float
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features on one control plane in a container.
+
+    idle:            service -> what it uses
+    first_answers:   kind -> seconds from `kubectl apply` to the first good answer, of several objects
+    direct, ingress: requests to the same server, in pairs
+    """
+
+    host: Host
+    idle: Mapping[str, Idle]
+    first_answers: Mapping[str, tuple[float, ...]]
+    direct: tuple[Rate, ...]
+    ingress: tuple[Rate, ...]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict made of it."""
+        direct, ingress = (tuple(Rate(**each) for each in data[side]) for side in ("direct", "ingress"))
+        idle = {unit: Idle(**each) for unit, each in data["idle"].items()}
+        answers = {kind: tuple(seconds) for kind, seconds in data["first_answers"].items()}
+        return cls(Host(**data["host"]), idle, answers, direct, ingress)
+
+
+@dataclass(frozen=True)
 class Results:
-    """All that was measured last; the clusters may be of another run than the rest."""
+    """All that was measured last; clusters and features may be of another run than the rest."""
 
     host: Host
     sizes: Sizes
     builds: Builds = field(default_factory=Builds)
     boots: tuple[Boot, ...] = ()
     clusters: Clusters | None = None
+    features: Features | None = None
 
     def of(self, side: Side) -> list[Boot]:
         """Return one side's boots, in the order of the pairs."""
@@ -209,4 +251,5 @@ class Results:
             Builds(**data["builds"]),
             tuple(Boot.from_dict(boot) for boot in data["boots"]),
             Clusters.from_dict(data["clusters"]) if data.get("clusters") else None,
+            Features.from_dict(data["features"]) if data.get("features") else None,
         )

@@ -10,7 +10,7 @@ from statistics import median
 
 from image.artefacts import LIMIT, MB
 
-from . import cluster_tables
+from . import cluster_tables, feature_tables
 from .markdown import spread, table
 from .memory import Use
 from .results import Boot, Builds, Host, Results, Side
@@ -24,6 +24,7 @@ MILESTONES = ("api ready", "node Ready", "pod running")
 """Those that must not come later than by hand."""
 BEGIN, END = "<!-- results: python3 -m tests.bench docs -->", "<!-- end of results -->"
 CLUSTERS_BEGIN, CLUSTERS_END = "<!-- clusters: python3 -m tests.bench docs -->", "<!-- end of clusters -->"
+FEATURES_BEGIN, FEATURES_END = "<!-- features: python3 -m tests.bench docs -->", "<!-- end of features -->"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _not_slower(results: Results, milestone: str) -> Goal:
 
 def render(results: Results) -> str:
     """Return everything that was measured."""
-    return "\n\n".join((*_parts(results), *_cluster_parts(results)))
+    return "\n\n".join((*_parts(results), *_cluster_parts(results), *_feature_parts(results)))
 
 
 def _origin(host: Host) -> str:
@@ -79,6 +80,12 @@ def _cluster_parts(results: Results) -> Iterator[str]:
     if results.clusters:
         yield _origin(results.clusters.host)
         yield from cluster_tables.parts(results.clusters)
+
+
+def _feature_parts(results: Results) -> Iterator[str]:
+    if results.features:
+        yield _origin(results.features.host)
+        yield from feature_tables.parts(results.features)
 
 
 def _parts(results: Results) -> Iterator[str]:
@@ -161,6 +168,7 @@ def write_into(page: Path, results: Results) -> None:
     for begin, end, parts in (
         (BEGIN, END, tuple(_parts(results))),
         (CLUSTERS_BEGIN, CLUSTERS_END, tuple(_cluster_parts(results))),
+        (FEATURES_BEGIN, FEATURES_END, tuple(_feature_parts(results))),
     ):
         if not parts:
             continue

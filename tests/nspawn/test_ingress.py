@@ -10,7 +10,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.node import JOIN_TOKEN
 from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
 from .container import Container, Tree
 from .host import empty
-from .web import Answer, Question, ask, serving
+from .web import Answer, Question, ask, running, serving
 
 FIRST = CONTROL_PLANES[0]
 BACKENDS = {"blue": address(60), "green": address(61)}
@@ -124,17 +124,6 @@ def web(able: None, tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Ite
         for name in BACKENDS:
             web.apply(*backend(name, "default"))
         yield web
-
-
-@contextmanager
-def running(program: Path, namespace: str, listen: str) -> Iterator[None]:
-    """Have the tests' own program serve in a network namespace."""
-    argv = ["ip", "netns", "exec", namespace, "env", f"LISTEN={listen}", str(program)]
-    with subprocess.Popen(argv) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
 
 
 def backend(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 SECONDS = 10.0
@@ -80,6 +81,17 @@ def serving(namespace: str, address: str, port: int, name: str) -> Iterator[None
             yield
         finally:
             server.terminate()
+
+
+@contextmanager
+def running(program: Path, namespace: str, listen: str) -> Iterator[None]:
+    """Have the tests' own program serve in a network namespace."""
+    argv = ["ip", "netns", "exec", namespace, "env", f"LISTEN={listen}", str(program)]
+    with subprocess.Popen(argv) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def _serve(address: str, port: str, name: str) -> None:

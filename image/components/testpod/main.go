@@ -7,6 +7,7 @@
 //	testpod dns NAME       resolve once
 //	testpod ptr ADDRESS    find the names of an address
 //	testpod fetch URL      fetch once; `fetch -cluster URL` with the pod's service account
+//	testpod load URL HOST SECONDS CONNECTIONS    ask again and again, and say how quickly it was answered
 //	testpod grpc ADDRESS HOST SERVICE/METHOD MESSAGE    call once
 //	testpod write FILE N   have a new file of N bytes on disk, each time the same
 //	testpod read FILE      count the bytes of a file, and sum them up (SHA-256)
@@ -250,6 +251,8 @@ func run(ctx context.Context, args []string) int {
 		return once(ask(ctx, fetch(args[1], false)))
 	case len(args) == 3 && args[0] == "fetch" && args[1] == "-cluster":
 		return once(ask(ctx, fetch(args[2], true)))
+	case len(args) == 5 && args[0] == "load":
+		return load(ctx, args[1], args[2], args[3], args[4])
 	case len(args) == 5 && args[0] == "grpc":
 		return once(ask(ctx, call(args[1], args[2], args[3], args[4])))
 	case len(args) == 3 && args[0] == "write":
@@ -257,7 +260,7 @@ func run(ctx context.Context, args []string) int {
 	case len(args) == 2 && args[0] == "read":
 		return once(ask(ctx, read(args[1])))
 	}
-	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | ptr ADDRESS | fetch [-cluster] URL | grpc ADDRESS HOST METHOD MESSAGE | write FILE BYTES | read FILE]")
+	fmt.Fprintln(os.Stderr, "usage: testpod [sleep [DURATION] | dns NAME | ptr ADDRESS | fetch [-cluster] URL | load URL HOST SECONDS CONNECTIONS | grpc ADDRESS HOST METHOD MESSAGE | write FILE BYTES | read FILE]")
 	return 2
 }
 
