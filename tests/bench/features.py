@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -25,12 +25,14 @@ from ..nspawn.cluster import CONTROL_PLANES, JOINED_SECONDS
 from ..nspawn.container import Container, Tree
 from ..nspawn.host import empty
 from ..nspawn.web import running
+from ..objects import Object, endpoints, gateway, http_route, ingress, policy, service, text
 from . import memory
 from .boots import rest
 from .results import Features, Host, Idle, Rate
 
 BACKEND, CLIENT = address(60), address(70)
 PORT = 8080
+HOST_NAME = "ingress.example.org"
 POOL = f"{address(200)}-{address(219)}"
 SETTINGS = {
     "ingress": {"enabled": True},
@@ -87,14 +89,19 @@ def measure(tree: Tree, host: Host, settle: float) -> Features:
         stack.enter_context(running(program, server, f"{BACKEND}:{PORT}"))
         client = ["ip", "netns", "exec", cluster.wires.place("client", CLIENT).namespace]
         node.wait_until("all features work", partial(works, node), JOINED_SECONDS)
-        apply(node, policy(), *gateway(), *backend("web"), ingress("web", "ingress.example.org"))
+        apply(
+            node,
+            policy("nobody", "nobody"),
+            gateway(),
+            *backend("web"),
+            ingress("web", HOST_NAME, "web"),
+        )
         node.wait_until("policies are enforced", partial(runs, node, "network-policy"), JOINED_SECONDS)
         idle = weigh(node, settle)
         answers = {kind: tuple(firsts) for kind, firsts in first_answers(node, client)}
         direct, through = (f"http://{each}/hostname" for each in (f"{BACKEND}:{PORT}", node.address))
         rates = [
-            [rate([*client, str(program)], url, "ingress.example.org") for url in (direct, through)]
-            for _ in range(LOADS)
+            [rate([*client, str(program)], url, HOST_NAME) for url in (direct, through)] for _ in range(LOADS)
         ]
         straight, proxied = zip(*rates, strict=True)
         return Features(host, idle, answers, straight, proxied)
@@ -154,16 +161,14 @@ def first_answers(node: Container, client: Sequence[str]) -> Iterator[tuple[str,
             for name, own in balanced
         ],
     )
-    for kind, made in (("Ingress", ingress), ("HTTPRoute", route)):
+    for kind, made in (("Ingress", ingress), ("HTTPRoute", http_route)):
         hosts = [
             (f"{kind.lower()}-{number}", f"{number}.{kind.lower()}.example.org") for number in range(TIMES)
         ]
-        yield kind, [first_answer(node, client, there, host, made(name, host)) for name, host in hosts]
+        yield kind, [first_answer(node, client, there, host, made(name, host, "web")) for name, host in hosts]
 
 
-def first_answer(
-    node: Container, enter: Sequence[str], url: str, host: str, *objects: Mapping[str, Any]
-) -> float:
+def first_answer(node: Container, enter: Sequence[str], url: str, host: str, *objects: Object) -> float:
     """Apply objects and return after how many seconds a URL had its first good answer."""
     asking = [*enter, sys.executable, "-c", FIRST_ANSWER, url, host, str(ANSWER_SECONDS)]
     with subprocess.Popen(asking, stdout=subprocess.PIPE, text=True) as process:
@@ -187,71 +192,11 @@ def rate(program: Sequence[str], url: str, host: str) -> Rate:
     return Rate(said["count"] / said["seconds"], said["p50"], said["p99"])
 
 
-def apply(node: Container, *objects: Mapping[str, Any]) -> None:
+def apply(node: Container, *objects: Object) -> None:
     """Apply objects."""
-    node.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    node.kubectl("apply", "-f", "-", stdin=text(*objects))
 
 
-def backend(name: str, **spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def backend(name: str, **spec: Any) -> tuple[Object, Object]:
     """Return a Service and its endpoint: the server on the node's network."""
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"ports": [{"port": 80, "targetPort": PORT}], **spec},
-    }
-    endpoints = {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {
-            "name": name,
-            "namespace": "default",
-            "labels": {"kubernetes.io/service-name": name},
-        },
-        "addressType": "IPv4",
-        "endpoints": [{"addresses": [BACKEND], "conditions": {"ready": True}}],
-        "ports": [{"port": PORT, "protocol": "TCP"}],
-    }
-    return service, endpoints
-
-
-def ingress(name: str, host: str) -> dict[str, Any]:
-    """Return an Ingress by which the server is reached by a name."""
-    target = {"service": {"name": "web", "port": {"number": 80}}}
-    paths = [{"path": "/", "pathType": "Prefix", "backend": target}]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "Ingress",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"rules": [{"host": host, "http": {"paths": paths}}]},
-    }
-
-
-def gateway() -> tuple[dict[str, Any], ...]:
-    """Return the Gateway that routes belong to."""
-    listeners = [{"name": "http", "port": 80, "protocol": "HTTP"}]
-    spec = {"gatewayClassName": "basalt", "listeners": listeners}
-    return ({**_gateway_api("Gateway", "edge"), "spec": spec},)
-
-
-def route(name: str, host: str) -> dict[str, Any]:
-    """Return an HTTPRoute by which the server is reached by a name."""
-    rules = [{"backendRefs": [{"name": "web", "port": 80}]}]
-    spec = {"parentRefs": [{"name": "edge"}], "hostnames": [host], "rules": rules}
-    return {**_gateway_api("HTTPRoute", name), "spec": spec}
-
-
-def _gateway_api(kind: str, name: str) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": "default"}
-    return {"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": metadata}
-
-
-def policy() -> dict[str, Any]:
-    """Return a policy that is about no pod: its service runs all the same."""
-    spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "policyTypes": ["Ingress"]}
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "nobody", "namespace": "default"},
-        "spec": spec,
-    }
+    return service(name, target=PORT, **spec), endpoints(name, [BACKEND], PORT)

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 from image.vm.fleet import address
+from tests.objects import described, service
 
 from . import pods
 from .cluster import Cluster
 from .drives import POD_IMAGE
 from .machine import Machine
-from .objects import answers, create, service
+from .objects import answers, create
 
 WEB = "web"
 HOST_PORT, NODE_PORT, ECHO_PORT = 8081, 30080, 9999
@@ -96,7 +97,7 @@ def serve(pair: Pair) -> None:
     reached = {"port": 80, "targetPort": 8080, "nodePort": NODE_PORT}
     create(
         pair.first,
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": WEB}, "spec": spec},
+        described("apps/v1", "DaemonSet", WEB, spec=spec),
         service(WEB, WEB, type="NodePort", ports=[reached]),
         service("sticky", WEB, sessionAffinity="ClientIP"),
         service("headless", WEB, clusterIP="None"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kubernetes objects that more than one test makes, and what a test asks about them."""
+"""What more than one test makes on machines, and asks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from tests.node import Node
+from tests.objects import Object, described, gateway, http_route, text
 
 from . import pods
 from .drives import POD_IMAGE
@@ -25,60 +26,29 @@ for _ in range(int(times)):
 """
 
 
-def create(machine: Machine, *objects: dict[str, Any]) -> None:
+def create(machine: Machine, *objects: Object) -> None:
     """Create objects."""
     machine.kubectl(
         "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     )
 
 
-def service(name: str, app: str, **spec: Any) -> dict[str, Any]:
-    """Return a Service that gives port 80 to port 8080 of a program's pods."""
-    ports = [{"port": 80, "targetPort": 8080}]
-    described = {"selector": {"app": app}, "ports": ports, **spec}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": described}
-
-
-def policy(name: str, app: str, allowed: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    """Return a policy that isolates pods of a program from all but those allowed."""
-    spec: dict[str, Any] = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"]}
-    if allowed:
-        spec["ingress"] = [{"from": allowed, "ports": [{"port": 8080}]}]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": spec,
-    }
-
-
 def route_to(machine: Machine, name: str, host: str) -> None:
     """Make a Gateway and a route by which a Service's pods are reached by a name, as soon as their kinds are known."""
-    gateway = {"gatewayClassName": "basalt", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}
-    rules = [{"backendRefs": [{"name": name, "port": 80}]}]
-    route = {"parentRefs": [{"name": "edge"}], "hostnames": [host], "rules": rules}
-    for kind, called, spec in (("Gateway", "edge", gateway), ("HTTPRoute", name, route)):
-        described = {
-            "apiVersion": "gateway.networking.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": called},
-            "spec": spec,
-        }
-        text = json.dumps(described)
-        machine.wait_until(f"{kind} is taken", partial(_is_taken, machine, text), SERVED_SECONDS)
+    for each in (gateway(), http_route(name, host, name)):
+        machine.wait_until(
+            f"{each['kind']} is taken", partial(_is_taken, machine, text(each)), SERVED_SECONDS
+        )
 
 
-def _is_taken(machine: Machine, text: str) -> bool:
-    return machine.kubectl("apply", "-f", "-", stdin=text, check=False).ok
+def _is_taken(machine: Machine, described: str) -> bool:
+    return machine.kubectl("apply", "-f", "-", stdin=described, check=False).ok
 
 
 def claim(machine: Machine, name: str, size: str) -> None:
     """Make a claim of the default class."""
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
-    create(
-        machine,
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec},
-    )
+    create(machine, described("v1", "PersistentVolumeClaim", name, spec=spec))
 
 
 def mounted(machine: Machine, name: str, claim: str, *, node: str | None = None) -> None:
@@ -105,7 +75,7 @@ def mounted(machine: Machine, name: str, claim: str, *, node: str | None = None)
         "selector": {"matchLabels": {"app": name}},
         "template": template,
     }
-    create(machine, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec})
+    create(machine, described("apps/v1", "Deployment", name, spec=spec))
 
 
 def write_or_read(machine: Machine, name: str, *question: str) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 from functools import partial
 
 from firstboot.report.status import Phase
+from tests.objects import service
 
 from . import states
 from .machine import Machine
-from .objects import SERVED_SECONDS, answers, create, route_to, service
+from .objects import SERVED_SECONDS, answers, create, route_to
 
 
 def test_a_pod_is_reached_by_its_name(ready_machine: Machine) -> None:

@@ -7,10 +7,11 @@ import shlex
 from functools import partial
 
 from firstboot.report.status import Phase
+from tests.objects import policy
 
 from . import pods, states
 from .machine import Machine
-from .objects import create, policy
+from .objects import create
 
 NOTICED_SECONDS = 120.0
 """Until the first policy is enforced: a round of the agent, and a Python program that starts."""

@@ -24,13 +24,14 @@ from image.vm.arguments import Accelerator
 from image.vm.fleet import address
 from image.vm.seed import document_text
 from tests.node import READY_SECONDS
+from tests.objects import policy, service
 
 from . import across, drives, pods, states
 from .across import CARD_MTU, WEB, Pair
 from .cluster import Cluster, member
 from .conftest import found
 from .machine import Machine
-from .objects import answers, claim, create, mounted, policy, route_to, service, write_or_read
+from .objects import answers, claim, create, mounted, route_to, write_or_read
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
