@@ -58,7 +58,10 @@ class Code(StrEnum):
     # Rules between values
     BAD_ADDRESS = "bad-address", "The value is no address, or one that cannot be used here."
     BAD_NETWORK = "bad-network", "The value is no network in CIDR notation, or one that cannot be used here."
-    WRONG_FAMILY = "wrong-family", "The address or network is IPv6 where only IPv4 is supported."
+    WRONG_FAMILY = (
+        "wrong-family",
+        "The address or network is IPv6 where IPv4 is wanted, or the other way round.",
+    )
     HOST_BITS = "host-bits-set", "The network's address has bits set behind its prefix."
     NETWORK_SIZE = "network-size", "The network is too small or too large."
     OVERLAP = "networks-overlap", "Two networks of the document share addresses."

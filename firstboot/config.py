@@ -76,11 +76,13 @@ class Node:
 
     name:   None means the host name
     ip:     None means the address of the default route
+    ipv6:   None means one of the interface that has ``ip``; asked for only in a cluster with IPv6 networks
     taints: ``key=value:Effect`` or ``key:Effect``
     """
 
     name: str | None = None
     ip: str | None = None
+    ipv6: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
 
@@ -90,6 +92,7 @@ class Node:
         return cls(
             name=data.get("name"),
             ip=data.get("ip"),
+            ipv6=data.get("ipv6"),
             labels=dict(data.get("labels", {})),
             taints=tuple(data.get("taints", ())),
         )
@@ -106,6 +109,7 @@ class Cluster:
     bootstrap:         whether this machine starts the cluster that others join with the token
     token:             what lets a machine join; never show it
     endpoints:         ``host`` or ``host:port`` of control planes to join at, port 6401 by default
+    pod_cidr, service_cidr: an IPv4 network, or an IPv4 and an IPv6 one with a comma between; see the properties
     """
 
     name: str = "basalt"
@@ -146,9 +150,24 @@ class Cluster:
         return self.endpoints or self.api_hosts[:1]
 
     @property
+    def pod_networks(self) -> tuple[str, ...]:
+        """The networks of the pods: the IPv4 one, in a dual-stack cluster then the IPv6 one."""
+        return tuple(self.pod_cidr.split(","))
+
+    @property
+    def service_networks(self) -> tuple[str, ...]:
+        """The networks of the Services, by IP version as the pods'; unasked, a Service gets an address of the first."""
+        return tuple(self.service_cidr.split(","))
+
+    @property
+    def is_dual_stack(self) -> bool:
+        """Whether pods, Services and nodes have IPv6 addresses too."""
+        return len(self.pod_networks) > 1
+
+    @property
     def api_service_ip(self) -> str:
-        """Address of the Service ``kubernetes``: the first of the service network."""
-        return str(ip_network(self.service_cidr)[1])
+        """Address of the Service ``kubernetes``: the first of the first service network."""
+        return str(ip_network(self.service_networks[0])[1])
 
 
 @dataclass(frozen=True)
@@ -264,11 +283,11 @@ class DnsFeature:
     upstream_nameservers: tuple[str, ...] = ()
 
     @classmethod
-    def from_dict(cls, data: Document, service_cidr: str) -> DnsFeature:
-        """Read ``features.dns``; the default of its address comes out of the service network."""
+    def from_dict(cls, data: Document, service_network: str) -> DnsFeature:
+        """Read ``features.dns``; the default of its address comes out of the first service network."""
         return cls(
             enabled=data.get("enabled", cls.enabled),
-            service_ip=data.get("service-ip", str(ip_network(service_cidr)[DNS_ADDRESS_INDEX])),
+            service_ip=data.get("service-ip", str(ip_network(service_network)[DNS_ADDRESS_INDEX])),
             upstream_nameservers=tuple(data.get("upstream-nameservers", ())),
         )
 
@@ -436,7 +455,7 @@ class Features:
         """Read ``features``."""
         return cls(
             network=NetworkFeature.from_dict(data.get("network", {})),
-            dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_cidr),
+            dns=DnsFeature.from_dict(data.get("dns", {}), cluster.service_networks[0]),
             ingress=IngressFeature.from_dict(data.get("ingress", {})),
             gateway=GatewayFeature.from_dict(data.get("gateway", {})),
             local_storage=LocalStorageFeature.from_dict(data.get("local-storage", {})),

@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_interface
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ FOREIGN_PROTOCOLS = ("kernel", "dhcp", "ra", "static")
 
 CARRIED = "keepalived"
 """Who has put an address on an interface, in the words of `ip`: it is the cluster's, and may be elsewhere soon."""
+
+UNIQUE_LOCAL = IPv6Network("fc00::/7")
 
 SLOT_A_LAST = 4
 """Last partition of slot A on the disk: 1 is the ESP, 2 to 4 are slot A, 5 to 7 slot B (repart.d)."""
@@ -40,6 +42,7 @@ class Facts:
     default_address: the IPv4 address other machines reach this one by: that of the default route, else the
     first
     memory:          bytes
+    mtus:            interface -> MTU, of those in ``links``
     links:           every interface but the loopback and the cluster's own, with an address or without
     image_version:   empty when the system is no Basalt image
     image_slot:      ``A`` or ``B``, empty when /usr is no partition of ours
@@ -56,6 +59,7 @@ class Facts:
     image_version: str = ""
     image_slot: str = ""
     links: tuple[str, ...] = ()
+    mtus: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def gather(cls, root: Path = Path("/")) -> Facts:
@@ -68,6 +72,9 @@ class Facts:
         links = _ip("address", "show")
         routes = [*_ip("route", "show"), *_ip("-6", "route", "show")]
         addresses = _addresses(links)
+        others = [
+            link for link in links if link.get("ifname", "lo") != "lo" and not _is_clusters(link["ifname"])
+        ]
         return cls(
             hostname=_text(root / "proc/sys/kernel/hostname") or socket.gethostname(),
             addresses=addresses,
@@ -79,11 +86,8 @@ class Facts:
             machine_id=_text(root / "etc/machine-id"),
             image_version=os_release(root).get("IMAGE_VERSION", ""),
             image_slot=_slot(root),
-            links=tuple(
-                link["ifname"]
-                for link in links
-                if link.get("ifname", "lo") != "lo" and not _is_clusters(link["ifname"])
-            ),
+            links=tuple(link["ifname"] for link in others),
+            mtus={link["ifname"]: link["mtu"] for link in others if "mtu" in link},
         )
 
     @property
@@ -103,6 +107,19 @@ class Facts:
         return next(
             (name for name, each in networks if wanted in each and wanted not in (each[0], each[-1])), None
         )
+
+    def having(self, address: str) -> str | None:
+        """Return the interface that has an address, None where none has it."""
+        return next((name for name, own in self.named_addresses if own == address), None)
+
+    def ipv6_beside(self, address: str) -> str | None:
+        """Return the IPv6 address to use on the interface that has this one, None where there is none.
+
+        One that is local to the site changes less often than one of a provider's network, so it comes first.
+        """
+        found = [each.ip for each in map(ip_interface, self.addresses.get(self.having(address) or "", ()))]
+        known = sorted(each for each in found if isinstance(each, IPv6Address))
+        return next((str(each) for each in sorted(known, key=lambda each: each not in UNIQUE_LOCAL)), None)
 
     @property
     def own_addresses(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from firstboot.failure import DocumentError, Failure
 from firstboot.identity import Identity
 from firstboot.moving.records import stored_in
 from firstboot.pki import given
-from firstboot.services.model import Node
+from firstboot.services.model import Ipv6, Node
 from firstboot.sources import Absent, Accepted, Found, Waiting
 
 log = logging.getLogger(__name__)
@@ -185,6 +185,8 @@ class Intake:
         node = Node(
             *(config, name, address, _nameservers(), known, peers, stated, followed, card, rotation, policies)
         )
+        if config.cluster.is_dual_stack:
+            node = replace(node, ipv6=_ipv6(config, address, facts))
         if config.features.load_balancer.enabled:
             node = replace(node, networks=facts.interfaces, links=facts.links)
         return node, ()
@@ -294,7 +296,14 @@ def _addresses(facts: Facts, node: Node | None) -> tuple[str, ...]:
     own = tuple(address for name, address in facts.named_addresses if name != "lo")
     if node is None:
         return own
-    return (node.ip, *(address for address in own if address != node.ip))
+    return (*node.ips, *(address for address in own if address not in node.ips))
+
+
+def _ipv6(config: Config, beside: str, facts: Facts) -> Ipv6:
+    """Return what the node has of IPv6, which `check_facts` has seen to be there."""
+    address, card = config.node.ipv6 or facts.ipv6_beside(beside), facts.having(beside)
+    assert address is not None and card is not None, "check_facts looks for them"
+    return Ipv6(address, card, facts.mtus[card])
 
 
 def _nameservers() -> tuple[str, ...]:

@@ -20,6 +20,7 @@ _PODS = "set by `cluster.pod-cidr`"
 _SERVICES = "set by `cluster.service-cidr`"
 _NAME = "set by `node.name`"
 _IP = "set by `node.ip`"
+_IPV6 = "set by `node.ipv6`"
 _LOSS = "acknowledged writes could be lost"
 
 EVERYWHERE = {"help": _END, "h": _END, "version": _END}
@@ -173,6 +174,7 @@ OWNED: dict[str, dict[str, str]] = {
         "net-config-path": _FILE,
         "subnet-file": _PLACE,
         "public-ip": _IP,
+        "public-ipv6": _IPV6,
         "healthz-*": _PORT,
     },
     "coredns": {

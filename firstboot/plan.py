@@ -300,7 +300,7 @@ def _datastore_credentials(node: Node, wanted: Wanted, memory: Memory) -> Iterat
 
 
 def _node_object(node: Node) -> Iterator[Step]:
-    if node.config.role.has_control_plane and (first := _first_pod_network(node)):
+    if node.config.role.has_control_plane and (first := _first_pod_networks(node)):
         yield PodNetwork(node.name, first)
     yield Gate("node", NodeHasNetwork(node.name), needs=("apiserver",))
 
@@ -350,8 +350,8 @@ def _service(service: Service, first: tuple[str, ...]) -> Iterator[Step]:
         yield Gate(gate, service.probe, unit=service.unit)
 
 
-def _first_pod_network(node: Node) -> str | None:
-    return network.first_pod_network(node) if node.config.features.network.enabled else None
+def _first_pod_networks(node: Node) -> tuple[str, ...]:
+    return network.first_pod_networks(node) if node.config.features.network.enabled else ()
 
 
 def _datastore(node: Node) -> tuple[Service | None, Endpoint]:

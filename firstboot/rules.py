@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 from firstboot.cluster.tokens import BadToken, Token
@@ -20,10 +20,12 @@ from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, Place, show_path
 from firstboot.values import (
     UNUSABLE,
+    Network,
+    Sizes,
     endpoint_url,
     is_host_name,
     is_restricted,
-    network_problem,
+    networks_problem,
     parse_ip,
     split_port,
     split_url,
@@ -34,14 +36,21 @@ SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
 DNS_IP: Path = ("basalt", "features", "dns", "service-ip")
 INGRESS: Path = ("basalt", "features", "ingress")
 NODE_IP: Path = ("basalt", "node", "ip")
+NODE_IPV6: Path = ("basalt", "node", "ipv6")
 API_ADDRESS: Path = ("basalt", "cluster", "api-address")
 VIRTUAL_ADDRESS: Path = ("basalt", "cluster", "virtual-address")
 VIRTUAL_ROUTER: Path = ("basalt", "cluster", "virtual-router-id")
 
 DEFAULTS: Mapping[Path, str] = {POD_CIDR: Cluster.pod_cidr, SERVICE_CIDR: Cluster.service_cidr}
 
-# The controller manager hands out at most 2^16 node networks, each a /24.
-PREFIXES: Mapping[Path, tuple[int, int]] = {POD_CIDR: (8, 24), SERVICE_CIDR: (12, 28)}
+# The controller manager hands out at most 2^16 node networks, each a /24 and a /64. A million Services are enough for
+# anybody; before version 1.34 the API server took no larger network.
+PREFIXES: Mapping[Path, Sizes] = {
+    POD_CIDR: {4: (8, 24), 6: (48, 64)},
+    SERVICE_CIDR: {4: (12, 28), 6: (108, 120)},
+}
+SECOND: Mapping[Path, str] = {POD_CIDR: "fd01::/48", SERVICE_CIDR: "fd98::/112"}
+"""What a remedy names as an IPv6 network."""
 
 PORTS = {
     53: "cluster DNS",
@@ -91,7 +100,7 @@ class Rules:
         self.networks()
         self.dns()
         self.ingress()
-        self.node_ip()
+        self.node_addresses()
         self.api_address()
         self.virtual_address()
         balanced.check(self)
@@ -137,43 +146,59 @@ class Rules:
         self.failed.add(shown)
         self.failures.append(Failure(code, shown, f"{place}: {found}" if place else found, remedy))
 
-    def network(self, path: Path) -> IPv4Network | None:
-        """Return the network at the path or its default; None when the document has a wrong one."""
+    def networks_at(self, path: Path) -> tuple[Network, ...]:
+        """Return the networks at the path or the default: IPv4, then IPv6; none when the document has wrong ones."""
         text = self.value(path)
         if text is None:
-            return None if self.bad_above(path) else IPv4Network(DEFAULTS[path])
-        problem = network_problem(text, *PREFIXES[path])
-        if problem:
+            return () if self.bad_above(path) else (ip_network(DEFAULTS[path]),)
+        if problem := networks_problem(text, PREFIXES[path]):
             self.fail(problem[0], path, problem[1], problem[2])
-            return None
-        return IPv4Network(text)
+            return ()
+        return tuple(ip_network(each) for each in text.split(","))
 
     def bad_above(self, path: Path) -> bool:
         """Whether something is already wrong at the path or above it."""
         return any(self.is_bad(path[:depth]) for depth in range(1, len(path) + 1))
 
     def networks(self) -> None:
-        """The two networks of the cluster are networks, of a useful size, and apart."""
-        pods, services = self.network(POD_CIDR), self.network(SERVICE_CIDR)
-        if pods is None or services is None or not pods.overlaps(services):
+        """The networks of the cluster are networks, of a useful size, of the same versions, and apart."""
+        found = {path: self.networks_at(path) for path in (POD_CIDR, SERVICE_CIDR)}
+        if not all(found.values()):
             return
-        path, other, theirs = (POD_CIDR, SERVICE_CIDR, services)
+        path, other = POD_CIDR, SERVICE_CIDR
         if self.value(POD_CIDR) is None:
-            path, other, theirs = (SERVICE_CIDR, POD_CIDR, pods)
+            path, other = SERVICE_CIDR, POD_CIDR
         default = "" if self.value(other) else " (its default)"
-        mine = pods if path == POD_CIDR else services
-        self.fail(
-            Code.OVERLAP,
-            path,
-            f"{mine} overlaps with `{other[-1]}`, which is {theirs}{default}",
-            "Choose two networks that share no address.",
-        )
+        for mine, theirs in zip(found[path], found[other], strict=False):
+            if mine.overlaps(theirs):
+                self.fail(
+                    Code.OVERLAP,
+                    path,
+                    f"{mine} overlaps with `{other[-1]}`, which is {theirs}{default}",
+                    "Choose two networks that share no address.",
+                )
+        self._both_or_neither(found)
+
+    def _both_or_neither(self, found: Mapping[Path, tuple[Network, ...]]) -> None:
+        """Where pods have IPv6 addresses Services have them too."""
+        path, other = sorted(found, key=lambda each: len(found[each]))
+        if len(found[path]) == len(found[other]):
+            return
+        default = "" if self.value(path) else ", its default,"
+        have = f"{found[path][0]}{default} has no IPv6 network beside it, and `{other[-1]}` has one"
+        wanted = f"{found[path][0]},{SECOND[path]}"
+        remedy = f"Write `{path[-1]}: {wanted}`, or take {found[other][1]} out of `{other[-1]}`."
+        # What is not in the document is no place to look at.
+        if self.value(path):
+            self.fail(Code.WRONG_FAMILY, path, have, remedy)
+        else:
+            self.fail(Code.WRONG_FAMILY, other, f"`{path[-1]}` {have}", remedy)
 
     def dns(self) -> None:
         """Cluster DNS has an address of the service network that nothing else has; it does not ask itself."""
         text = self.value(DNS_IP)
-        services = None if self.is_bad(SERVICE_CIDR) else self.network(SERVICE_CIDR)
-        address = None if text is None else self.ipv4(DNS_IP, text)
+        services = None if self.is_bad(SERVICE_CIDR) else next(iter(self.networks_at(SERVICE_CIDR)), None)
+        address = None if text is None else self.address(DNS_IP, text)
         if address is not None and services is not None:
             if address not in services:
                 self.fail(
@@ -232,19 +257,24 @@ class Rules:
                 "Name the proxies before the nodes. Whoever is named can claim any address.",
             )
 
-    def ipv4(self, path: Path, text: str) -> IPv4Address | None:
+    def address(self, path: Path, text: str, version: int = 4) -> IPv4Address | IPv6Address | None:
         """Return the address, or note why it is none that a node or Service can have."""
         address = parse_ip(text)
         if address is None:
+            example = "192.0.2.10" if version == 4 else "fd00::10"
             hint = " and without a prefix length" if "/" in text else ""
             self.fail(
                 Code.BAD_ADDRESS,
                 path,
                 f"`{show(text)}` is no IP address",
-                f"Write an IPv4 address such as 192.0.2.10, without leading zeros{hint}.",
+                f"Write an IPv{version} address such as {example}, without leading zeros{hint}.",
             )
-        elif isinstance(address, IPv6Address):
-            self.fail(Code.WRONG_FAMILY, path, f"{address} is IPv6", "Write an IPv4 address.")
+        elif address.version != version:
+            remedy = f"Write an IPv{version} address."
+            self.fail(Code.WRONG_FAMILY, path, f"{address} is IPv{address.version}", remedy)
+        elif text != str(address):
+            remedy = f"Write `{address}`."
+            self.fail(Code.BAD_ADDRESS, path, f"{text} is {address}, written otherwise", remedy)
         elif any(address in network for network in UNUSABLE):
             self.fail(
                 Code.BAD_ADDRESS,
@@ -256,17 +286,19 @@ class Rules:
             return address
         return None
 
-    def node_ip(self) -> None:
-        """The node's address is one, and lies outside the cluster's own networks."""
+    def node_addresses(self) -> None:
+        """The node's addresses are some, and lie outside the cluster's own networks."""
         self._outside_networks(NODE_IP, "for the node")
+        self._outside_networks(NODE_IPV6, "for the node", 6)
 
-    def _outside_networks(self, own: Path, whose: str) -> IPv4Address | None:
+    def _outside_networks(self, own: Path, whose: str, version: int = 4) -> IPv4Address | IPv6Address | None:
         """Return the address at a path if it is one that lies outside the cluster's networks, or note why not."""
         text = self.value(own)
-        address = None if text is None else self.ipv4(own, text)
+        address = None if text is None else self.address(own, text, version)
         for path in (POD_CIDR, SERVICE_CIDR):
-            network = None if self.bad_above(path) else self.network(path)
-            if address is not None and network is not None and address in network:
+            networks = () if self.bad_above(path) else self.networks_at(path)
+            network = next((each for each in networks if address is not None and address in each), None)
+            if network is not None:
                 self.fail(
                     Code.INSIDE_NETWORK,
                     own,
@@ -505,7 +537,8 @@ class Rules:
 
     def _endpoints(self) -> None:
         seen: dict[str, int] = {}
-        inside = [self.network(each) for each in (POD_CIDR, SERVICE_CIDR) if not self.bad_above(each)]
+        known = (path for path in (POD_CIDR, SERVICE_CIDR) if not self.bad_above(path))
+        inside = [network for path in known for network in self.networks_at(path)]
         for path, text in self.entries((*EXTERNAL, "endpoints")):
             url = endpoint_url(text)
             address = None if url is None else parse_ip(str(url.hostname))
@@ -521,7 +554,7 @@ class Rules:
             ):
                 found = f"{address} is another machine for each control plane, or none"
                 self.fail(Code.BAD_ADDRESS, path, found, "Write an address that all control planes reach.")
-            elif address is not None and any(address in network for network in inside if network):
+            elif address is not None and any(address in network for network in inside):
                 remedy = "Choose other networks for the cluster: packets to this address would stay in it."
                 self.fail(Code.INSIDE_NETWORK, path, f"{address} lies in the pod or service network", remedy)
             elif (place := f"{url.hostname}:{url.port}") in seen:

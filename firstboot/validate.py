@@ -17,7 +17,7 @@ from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
 from firstboot.loadbalancer import rules as balanced
-from firstboot.rules import NODE_IP, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
+from firstboot.rules import NODE_IP, NODE_IPV6, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import Check
 from firstboot.strictyaml import Path, Place, show_path
 
@@ -116,7 +116,7 @@ def merge(*found: Iterable[Failure]) -> list[Failure]:
 def check_facts(config: Config, facts: Facts) -> list[Failure]:
     """Return what keeps this node from being what the document says; any of it can change while it runs."""
     return merge(
-        (*_node_address(config, facts), *_listen_address(config, facts)),
+        (*_node_address(config, facts), *_node_ipv6(config, facts), *_listen_address(config, facts)),
         (*_networks_taken(config, facts), *_virtual_address(config, facts), *_memory(config, facts)),
         balanced.check_facts(config.features.load_balancer, facts),
     )
@@ -141,6 +141,31 @@ def _node_address(config: Config, facts: Facts) -> Iterator[Failure]:
         )
 
 
+def _node_ipv6(config: Config, facts: Facts) -> Iterator[Failure]:
+    """Yield why the machine has no IPv6 address for a dual-stack cluster, which it may get by itself soon."""
+    wanted, beside = config.node.ipv6, config.node.ip or facts.default_address
+    card = facts.having(beside) if beside else None
+    if not config.cluster.is_dual_stack or card is None:
+        return
+    own = facts.having(wanted) if wanted else None
+    if wanted is not None and own != card:
+        has = f"{own} has {wanted}" if own else f"no interface has {wanted}"
+        yield Failure(
+            Code.NOT_ON_NODE,
+            show_path(NODE_IPV6),
+            f"{has}; the nodes' packets go by {card}, which has {beside}",
+            f"Write an IPv6 address that {card} has, or give it this one.",
+        )
+    elif wanted is None and facts.ipv6_beside(str(beside)) is None:
+        yield Failure(
+            Code.NO_ADDRESS,
+            show_path(NODE_IPV6),
+            f"{card} has no IPv6 address yet but those of its own link, and the cluster has IPv6 networks",
+            "Connect it to a network with router advertisements or DHCPv6, or give it an address by cloud-init's "
+            "network configuration.",
+        )
+
+
 def _listen_address(config: Config, facts: Facts) -> Iterator[Failure]:
     from ipaddress import ip_address
 
@@ -158,7 +183,8 @@ def _networks_taken(config: Config, facts: Facts) -> Iterator[Failure]:
     """Yield a failure for each network of the cluster that overlaps with one of the node's."""
     from ipaddress import ip_network
 
-    for path, text in ((POD_CIDR, config.cluster.pod_cidr), (SERVICE_CIDR, config.cluster.service_cidr)):
+    pods, services = config.cluster.pod_networks, config.cluster.service_networks
+    for path, text in (*((POD_CIDR, each) for each in pods), *((SERVICE_CIDR, each) for each in services)):
         network = ip_network(text)
         taken = next(_taken(network, facts), None)
         if taken:

@@ -4,15 +4,28 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
 from firstboot.codes import Code
 from firstboot.schemacheck import show
 
+Network = IPv4Network | IPv6Network
+Sizes = Mapping[int, tuple[int, int]]
+"""By IP version: the shortest and the longest prefix that a network may have."""
+
 UNUSABLE = tuple(
-    ip_network(each) for each in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+    ip_network(each)
+    for each in (
+        *("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"),
+        # Loopback, addresses of IPv4 in clothes of IPv6, and what translates between the two.
+        "::/8",
+        "fe80::/10",
+        "ff00::/8",
+    )
 )
+"""Addresses that nothing in a cluster can have."""
 
 HOST_NAME = re.compile(
     r"[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"
@@ -24,8 +37,41 @@ OPEN_LABELS = {"topology.kubernetes.io/region", ZONE_LABEL}
 OPEN_LABEL_DOMAINS = ("node.kubernetes.io", "kubelet.kubernetes.io")
 
 
-def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, str] | None:
-    """Return code, finding and remedy for a text that is no network of a useful size, else None."""
+Problem = tuple[Code, str, str]
+"""Code, finding and remedy."""
+
+
+def networks_problem(text: str, sizes: Sizes) -> Problem | None:
+    """Return what is wrong with a text that is no IPv4 network, and no IPv4 and IPv6 network with a comma between."""
+    parts = text.split(",")
+    for part in parts:
+        if problem := network_problem(part, sizes):
+            return problem
+    if len(parts) > 2:
+        found, remedy = (
+            f"there are {len(parts)} networks",
+            "Write an IPv4 network, or one and an IPv6 network.",
+        )
+        return Code.BAD_NETWORK, found, remedy
+    if ip_network(parts[0]).version != 4:
+        remedy = (
+            "Write an IPv4 network, in a dual-stack cluster with the IPv6 one behind it and a comma between."
+        )
+        return Code.WRONG_FAMILY, f"{parts[0]}, the first network, is IPv6", remedy
+    if len(parts) > 1 and ip_network(parts[1]).version != 6:
+        remedy = "Write an IPv6 network behind the comma, or only the first network."
+        return Code.WRONG_FAMILY, f"{parts[1]}, the second network, is IPv4", remedy
+    return None
+
+
+def network_problem(text: str, sizes: Sizes) -> Problem | None:
+    """Return what is wrong with a text that is no network of a useful size, else None."""
+    if text != text.strip():
+        return (
+            Code.BAD_NETWORK,
+            "there is a blank beside a network",
+            "Write them with a comma and nothing else.",
+        )
     try:
         network = ip_network(text, strict=False)
     except ValueError:
@@ -35,22 +81,24 @@ def network_problem(text: str, longest: int, shortest: int) -> tuple[Code, str, 
             "Write one in CIDR notation, e.g. `10.1.0.0/16`.",
         )
     address, _, prefix = text.partition("/")
-    if isinstance(network.network_address, IPv6Address):
-        return Code.WRONG_FAMILY, f"{network} is IPv6", "Write an IPv4 network."
+    shortest, longest = sizes[network.version]
     if not prefix.isdecimal():
         return (
             Code.BAD_NETWORK,
             f"`{show(text)}` has no prefix length",
-            f"Write the length, e.g. `{address}/16`.",
+            f"Write the length, e.g. `{address}/{max(16, shortest)}`.",
         )
     if parse_ip(address) != network.network_address:
         return Code.HOST_BITS, f"{text} is an address inside of {network}", f"Write `{network}`."
-    if not longest <= network.prefixlen <= shortest:
-        size = "small" if network.prefixlen > shortest else "large"
+    # The settings of a cluster are compared as text.
+    if text != str(network):
+        return Code.BAD_NETWORK, f"{text} is {network}, written otherwise", f"Write `{network}`."
+    if not shortest <= network.prefixlen <= longest:
+        size = "small" if network.prefixlen > longest else "large"
         return (
             Code.NETWORK_SIZE,
             f"{network} is too {size}",
-            f"Choose a prefix length from {longest} to {shortest}.",
+            f"Choose a prefix length from {shortest} to {longest}.",
         )
     if any(network.overlaps(each) for each in UNUSABLE):
         return (

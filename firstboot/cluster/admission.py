@@ -272,9 +272,8 @@ class Admission:
             found, remedy = f"{machine.name} is a name of the API itself", "Give the machine another name."
             return Failure(Code.NAME_TAKEN, "basalt.node.name", found, remedy)
         address = ip_address(machine.ip)
-        inside = any(
-            address in ip_network(each) for each in (config.cluster.service_cidr, config.cluster.pod_cidr)
-        )
+        networks = (*config.cluster.service_networks, *config.cluster.pod_networks)
+        inside = any(address in ip_network(each) for each in networks)
         if inside or machine.ip in (*self.addresses(), *api) or address.is_loopback or address.is_unspecified:
             remedy = "Give the machine an address of its own."
             return Failure(

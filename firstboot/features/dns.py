@@ -43,6 +43,7 @@ def corefile(node: Node) -> str:
     """Return CoreDNS's configuration; without name servers to forward to, other names are refused."""
     address = _address(node)
     upstream = node.config.features.dns.upstream_nameservers or node.nameservers
+    allowed = (*node.config.cluster.pod_networks, address, *node.ips, "127.0.0.0/8")
     forward = f"    forward . {' '.join(upstream)}\n" if upstream else ""
     return f"""\
 .:53 {{
@@ -52,7 +53,7 @@ def corefile(node: Node) -> str:
     ready 127.0.0.1:8181
     prometheus 127.0.0.1:9153
     acl {{
-        allow net {node.config.cluster.pod_cidr} {address} {node.ip} 127.0.0.0/8
+        allow net {" ".join(allowed)}
         block
     }}
     kubernetes {node.config.cluster.domain} in-addr.arpa ip6.arpa {{

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from typing import Self
 
 from firstboot import facts
@@ -18,17 +19,24 @@ from firstboot.pki.catalogue import NODES
 from firstboot.probes import All, FileProbe, HttpProbe, ToldProbe
 from firstboot.services.model import Node, Service
 
-BACKENDS = {
+BACKENDS: Mapping[NetworkBackend, Mapping[str, object]] = {
     NetworkBackend.VXLAN: {"Type": "vxlan", "Port": 8472},
     NetworkBackend.HOST_GW: {"Type": "host-gw"},
     NetworkBackend.WIREGUARD: {"Type": "wireguard", "Mode": "auto"},
 }
 OVERHEAD = {NetworkBackend.VXLAN: 50, NetworkBackend.HOST_GW: 0, NetworkBackend.WIREGUARD: 80}
-"""Bytes that flannel's backends add to a packet between nodes."""
+"""Bytes that flannel's backends add to a packet between nodes that speak by IPv4; wireguard's are for both versions."""
+LONGER_HEADER = 20
+"""Bytes by which a header of IPv6 is longer. flannel sends IPv6 between nodes by IPv6, but counts for vxlan what it
+takes by IPv4."""
 NODE_PREFIX = {4: 24, 6: 64}
 """By IP version: prefix length of a node's pod network, the controller manager's default."""
 FLANNEL_CONFIG = KUBERNETES / "flannel.json"
 PROXY_CONFIG = KUBERNETES / "kube-proxy.json"
+PROXY_ROUTES = KUBERNETES / "kube-proxy.routes"
+"""What kube-proxy's unit has `ip` do before it starts."""
+ROUTES_PROTOCOL = 98
+"""By which the unit knows its routes when it stops: a number that nobody else uses."""
 USER = "flanneld"
 POLICY = "network-policy"
 """Unit, and user of the API, of what enforces network policies."""
@@ -44,10 +52,15 @@ def feature(node: Node) -> Feature:
 
 def flannel(node: Node) -> Service:
     """Return flanneld; it learns the node's pod network from the Node object and writes it to a file."""
+    networks, ipv6 = node.config.cluster.pod_networks, node.ipv6
     settings = {
-        "Network": node.config.cluster.pod_cidr,
+        "Network": networks[0],
+        **({"EnableIPv6": True, "IPv6Network": networks[1]} if ipv6 else {}),
         "EnableNFTables": True,
-        "Backend": BACKENDS[node.config.features.network.backend],
+        "Backend": {
+            **BACKENDS[node.config.features.network.backend],
+            **({"MTU": ipv6.mtu - _longer(node)} if ipv6 else {}),
+        },
     }
     health = HttpProbe("http://127.0.0.1:8291/healthz")
     waiting = FileProbe(FLANNEL_SUBNET, "no pod network assigned to the node yet")
@@ -64,6 +77,7 @@ def flannel(node: Node) -> Service:
             "net-config-path": str(FLANNEL_CONFIG),
             "subnet-file": str(FLANNEL_SUBNET),
             "iface": node.ip,
+            **({"public-ipv6": ipv6.address} if ipv6 else {}),
             "ip-masq": "true",
             "healthz-ip": "127.0.0.1",
             "healthz-port": "8291",
@@ -90,10 +104,24 @@ def proxy(node: Node) -> Service:
         unit="kube-proxy",
         probe=HttpProbe("http://127.0.0.1:10256/livez"),
         needs=("apiserver",),
-        files=(File(PROXY_CONFIG, _json(settings)),),
-        environment={"SERVICE_CIDR": node.config.cluster.service_cidr, "NODE_IP": node.ip},
+        files=(File(PROXY_CONFIG, _json(settings)), File(PROXY_ROUTES, service_routes(node).encode())),
         arguments={"config": str(PROXY_CONFIG)},
     )
+
+
+def service_routes(node: Node) -> str:
+    """Return lines for `ip -batch`: ways to the service networks, for packets of the node itself.
+
+    Nothing takes them: where a packet goes is looked up, then kube-proxy's rules give it another address, and it is
+    looked up again.
+    """
+    networks = node.config.cluster.service_networks
+    ways = [f"route replace {networks[0]} dev lo src {node.ip} proto {ROUTES_PROTOCOL}"]
+    if node.ipv6:
+        # Of IPv6, the kernel makes one by the loopback into a route that refuses.
+        own = f"dev {node.ipv6.interface} src {node.ipv6.address}"
+        ways.append(f"route replace {networks[1]} {own} proto {ROUTES_PROTOCOL}")
+    return "\n".join([*ways, ""])
 
 
 def policy(node: Node) -> Service:
@@ -106,35 +134,49 @@ def policy(node: Node) -> Service:
     )
 
 
-def first_pod_network(node: Node) -> str | None:
-    """Return what the controller manager gives to a cluster's first node, None where the document says how it cuts."""
+def first_pod_networks(node: Node) -> tuple[str, ...]:
+    """Return what the controller manager gives to a cluster's first node; none where the document says how it cuts."""
     extra = node.config.extra_args("kube-controller-manager")
     if any(name.startswith(("node-cidr-mask-size", "cidr-allocator-type")) for name in extra):
-        return None
-    network = ip_network(node.config.cluster.pod_cidr)
-    return str(next(network.subnets(new_prefix=max(NODE_PREFIX[network.version], network.prefixlen))))
+        return ()
+    return tuple(_first_of(ip_network(each)) for each in node.config.cluster.pod_networks)
+
+
+def _first_of(network: IPv4Network | IPv6Network) -> str:
+    length = max(NODE_PREFIX[network.version], network.prefixlen)
+    return f"{network.network_address}/{length}"
 
 
 @dataclass(frozen=True)
 class Subnet:
-    """A node's pod network, e.g. 10.1.0.0/24, and the MTU of its pods."""
+    """A node's pod networks, e.g. 10.1.0.0/24 and fd01::/64, and the MTU of its pods."""
 
-    network: str
+    networks: tuple[str, ...]
     mtu: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read what flannel wrote: lines ``FLANNEL_SUBNET=10.1.0.1/24`` and ``FLANNEL_MTU=1450``."""
+        """Read what flannel wrote: lines ``FLANNEL_SUBNET=10.1.0.1/24`` and ``FLANNEL_MTU=1450``.
+
+        In a dual-stack cluster there is also a line ``FLANNEL_IPV6_SUBNET=fd01::1/64``.
+        """
         values = dict(line.partition("=")[::2] for line in text.splitlines())
-        return cls(str(ip_interface(values["FLANNEL_SUBNET"]).network), int(values["FLANNEL_MTU"]))
+        own = [values[key] for key in ("FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET") if key in values]
+        return cls(tuple(str(ip_interface(each).network) for each in own), int(values["FLANNEL_MTU"]))
 
 
 def expected_subnet(node: Node) -> Subnet | None:
     """Return what flannel will find on a cluster's first node, None where that cannot be known before."""
-    network, outer = first_pod_network(node), facts.mtu(node.ip)
-    if network is None or outer is None:
+    networks, outer = first_pod_networks(node), facts.mtu(node.ip)
+    if not networks or outer is None:
         return None
-    return Subnet(network, outer - OVERHEAD[node.config.features.network.backend])
+    return Subnet(networks, outer - OVERHEAD[node.config.features.network.backend] - _longer(node))
+
+
+def _longer(node: Node) -> int:
+    """Return by how many bytes packets of pods have to be shorter than flannel has them by itself."""
+    vxlan = node.config.features.network.backend is NetworkBackend.VXLAN
+    return LONGER_HEADER if vxlan and node.ipv6 else 0
 
 
 def cni_config(subnet: Subnet) -> File:
@@ -143,12 +185,13 @@ def cni_config(subnet: Subnet) -> File:
         "type": "bridge",
         "bridge": "cni0",
         "mtu": subnet.mtu,
+        # An address and a default route of each network's version.
         "isDefaultGateway": True,
         # A pod may reach itself through its own Service.
         "hairpinMode": True,
         "ipam": {
             "type": "host-local",
-            "ranges": [[{"subnet": subnet.network}]],
+            "ranges": [[{"subnet": network}] for network in subnet.networks],
             # On tmpfs: addresses given out before a power cut are free again after it.
             "dataDir": "/run/cni/networks",
         },

@@ -26,6 +26,7 @@ POD_CIDR: Path = ("basalt", "cluster", "pod-cidr")
 SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
 MACHINES: tuple[tuple[Path, str], ...] = (
     (("basalt", "node", "ip"), "this machine"),
+    (("basalt", "node", "ipv6"), "this machine"),
     (("basalt", "cluster", "virtual-address"), "the API"),
 )
 RESERVED_ASN = {23456: "stands for any number above 65535", 65535: "is for nobody"}
@@ -81,7 +82,8 @@ def _outside(rules: Rules, known: list[tuple[Path, Span]]) -> None:
     networks = [
         (path[-1], network)
         for path in (POD_CIDR, SERVICE_CIDR)
-        if not rules.bad_above(path) and (network := rules.network(path)) is not None
+        if not rules.bad_above(path)
+        for network in rules.networks_at(path)
     ]
     machines = [(parse(str(rules.value(path))), path, who) for path, who in MACHINES if rules.value(path)]
     for path, span in known:

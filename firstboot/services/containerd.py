@@ -33,9 +33,9 @@ def proxy_environment(node: Node) -> dict[str, str]:
         *proxy.no_proxy,
         "localhost",
         "127.0.0.1",
-        node.ip,
-        cluster.pod_cidr,
-        cluster.service_cidr,
+        *node.ips,
+        *cluster.pod_networks,
+        *cluster.service_networks,
         f".{cluster.domain}",
     ]
     variables = {"HTTP_PROXY": proxy.http, "HTTPS_PROXY": proxy.https, "NO_PROXY": ",".join(direct)}

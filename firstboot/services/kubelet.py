@@ -25,7 +25,7 @@ def service(node: Node) -> Service:
             "config": str(CONFIG),
             "kubeconfig": f"{KUBERNETES}/kubelet.kubeconfig",
             "hostname-override": node.name,
-            "node-ip": node.ip,
+            "node-ip": ",".join(node.ips),
             **({"node-labels": _labels(node)} if node.config.node.labels else {}),
         },
     )

@@ -23,6 +23,20 @@ LISTS = ("enable-admission-plugins",)
 
 
 @dataclass(frozen=True)
+class Ipv6:
+    """The machine's part in the IPv6 of a dual-stack cluster.
+
+    address:   that other nodes reach it by
+    interface: which has it, and the node's IPv4 address too
+    mtu:       of the interface
+    """
+
+    address: str
+    interface: str
+    mtu: int
+
+
+@dataclass(frozen=True)
 class Node:
     """Everything a service's arguments are computed from.
 
@@ -38,6 +52,7 @@ class Node:
                     load-balancer, which alone needs them
     rotation:       of the cluster's CA, in the stage that the node has written down; None where there has been none
     policies:       whether its cluster has network policies, as the node has noticed
+    ipv6:           None where the cluster has no IPv6 networks
     """
 
     config: Config
@@ -53,6 +68,12 @@ class Node:
     policies: bool = False
     networks: tuple[tuple[str, str], ...] = ()
     links: tuple[str, ...] = ()
+    ipv6: Ipv6 | None = None
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """The addresses other machines reach it by: the IPv4 one, then the IPv6 one where it has to have one."""
+        return (self.ip, self.ipv6.address) if self.ipv6 else (self.ip,)
 
     @property
     def ca_mark(self) -> Mapping[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's pod network, and the runtime's configuration made from what flannel found out about it."""
+"""The node's pod networks, and the runtime's configuration made from what flannel found out about it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TAKEN = 422
 
 @dataclass(frozen=True)
 class PodNetwork:
-    """A cluster's first node has its first pod network.
+    """A cluster's first node has its first pod networks.
 
-    The controller manager would give it the same one, half a minute later on a slow machine, and without it the node is
+    The controller manager would give it the same, half a minute later on a slow machine, and without them the node is
     not Ready. Where there is another node, only the controller manager knows what is free.
     """
 
     node: str
-    network: str
+    networks: tuple[str, ...]
     name: str = "pod-network"
     needs: tuple[str, ...] = ("apiserver",)
     lasts: ClassVar[bool] = True
@@ -40,7 +40,8 @@ class PodNetwork:
             return Finding(f"node/{self.node}", "wait", "not registered yet")
         if [node["metadata"]["name"] for node in nodes] != [self.node] or nodes[0]["spec"].get("podCIDR"):
             return None
-        return Finding(f"node/{self.node}", "assign", f"has no pod network; {self.network} is the first")
+        first = " and ".join(self.networks)
+        return Finding(f"node/{self.node}", "assign", f"has no pod network; the first is {first}")
 
     async def apply(self, machine: Machine) -> None:
         """Assign it, unless the controller manager was quicker."""
@@ -48,7 +49,7 @@ class PodNetwork:
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": {"name": self.node},
-            "spec": {"podCIDR": self.network, "podCIDRs": [self.network]},
+            "spec": {"podCIDR": self.networks[0], "podCIDRs": list(self.networks)},
         }
         try:
             # Under a name of its own: what a manager leaves out of a later apply is taken away, and this must stay.

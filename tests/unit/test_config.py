@@ -61,8 +61,6 @@ def test_everything_in_the_document_reaches_the_config() -> None:
         *(
             ".version",
             ".role",
-            ".cluster.pod_cidr",
-            ".cluster.service_cidr",
             ".cluster.domain",
             ".datastore.type",
         ),

@@ -27,7 +27,7 @@ def link(name: str, *addresses: str, **more: Any) -> dict[str, Any]:
 LINKS = [
     link("lo", "127.0.0.1/8"),
     link("eth0", "192.0.2.10/24"),
-    link("eth1", "198.51.100.7/25", "2001:db8::7/64"),
+    {**link("eth1", "198.51.100.7/25", "2001:db8::7/64"), "mtu": 9000},
     link("eth4", "198.51.100.100/32", protocol="keepalived"),
     link("eth2", "203.0.113.9/24", tentative=True),
     link("cni0", "10.1.0.1/24"),
@@ -102,6 +102,7 @@ def test_gather(root: Path, ip: Path) -> None:
         image_version="0.1.0",
         image_slot="B",
         links=("eth0", "eth1", "eth4", "eth2", "eth3"),
+        mtus={"eth1": 9000},
     )
 
 

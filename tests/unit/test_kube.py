@@ -198,9 +198,10 @@ def test_the_first_node_takes_the_first_pod_network(
         seen.append(json.loads(await request.text()))
         return web.json_response({"message": "may not change"}, status=patch_status)
 
-    finding, _ = done(monkeypatch, handle, PodNetwork("cp1", "10.1.0.0/24"))
+    finding, _ = done(monkeypatch, handle, PodNetwork("cp1", ("10.1.0.0/24", "fd01::/64")))
     assert (finding and finding.action) == action
-    assert [node["spec"]["podCIDR"] for node in seen] == ["10.1.0.0/24"] * patches
+    first = {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd01::/64"]}
+    assert [node["spec"] for node in seen] == [first] * patches
 
 
 @pytest.mark.parametrize(

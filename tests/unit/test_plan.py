@@ -165,16 +165,16 @@ def test_extra_admission_plugins_stand_beside_ours() -> None:
 @pytest.mark.parametrize(
     ("document", "first"),
     [
-        ({}, "10.1.0.0/24"),
-        ({"cluster": {"pod-cidr": "10.8.0.0/14"}}, "10.8.0.0/24"),
-        ({"cluster": {"pod-cidr": "10.1.2.0/25"}}, "10.1.2.0/25"),
-        ({"cluster": {"pod-cidr": "fd00:1::/48"}}, "fd00:1::/64"),
-        ({"services": {"kube-controller-manager": {"extra-args": {"node-cidr-mask-size": "26"}}}}, None),
+        ({}, ("10.1.0.0/24",)),
+        ({"cluster": {"pod-cidr": "10.8.0.0/14"}}, ("10.8.0.0/24",)),
+        ({"cluster": {"pod-cidr": "10.1.2.0/25"}}, ("10.1.2.0/25",)),
+        ({"cluster": {"pod-cidr": "10.1.0.0/16,fd00:1::/48"}}, ("10.1.0.0/24", "fd00:1::/64")),
+        ({"services": {"kube-controller-manager": {"extra-args": {"node-cidr-mask-size": "26"}}}}, ()),
     ],
 )
-def test_the_first_pod_network(document: dict[str, Any], first: str | None) -> None:
-    assert network.first_pod_network(node(**document)) == first
-    assert ("pod-network" in {step.name for step in steps(**document)}) == (first is not None)
+def test_the_first_pod_networks(document: dict[str, Any], first: tuple[str, ...]) -> None:
+    assert network.first_pod_networks(node(**document)) == first
+    assert ("pod-network" in {step.name for step in steps(**document)}) == bool(first)
 
 
 def test_without_the_feature_nobody_assigns_a_pod_network() -> None:
@@ -258,13 +258,13 @@ def test_a_first_node_knows_its_pod_network_before_flannel_has_written_it(
     monkeypatch.setattr("firstboot.steps.network.CNI_CONFIG", tmp_path / "basalt.conflist")
     monkeypatch.setattr("firstboot.steps.network.FLANNEL_SUBNET", tmp_path / "subnet.env")
     described = node(features={"network": {"backend": backend}})
-    assert network.expected_subnet(described) == network.Subnet("10.1.0.0/24", mtu)
+    assert network.expected_subnet(described) == network.Subnet(("10.1.0.0/24",), mtu)
     step = CniConfig(lambda: network.expected_subnet(described))
     asyncio.run(step.apply(cast(Machine, None)))
     first = json.loads((tmp_path / "basalt.conflist").read_text())["plugins"][0]
     assert (first["mtu"], first["ipam"]["ranges"]) == (mtu, [[{"subnet": "10.1.0.0/24"}]])
     # What is there from before is not replaced by what is expected, but by what flannel writes.
-    finding = asyncio.run(CniConfig(lambda: network.Subnet("10.1.9.0/24", mtu)).check(cast(Machine, None)))
+    finding = asyncio.run(CniConfig(lambda: network.Subnet(("10.1.9.0/24",), mtu)).check(cast(Machine, None)))
     assert finding and finding.waits
     (tmp_path / "subnet.env").write_text("FLANNEL_SUBNET=10.1.3.1/24\nFLANNEL_MTU=1450\n")
     finding = asyncio.run(step.check(cast(Machine, None)))
