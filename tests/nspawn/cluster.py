@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,8 +51,12 @@ class Cluster:
     verified: int = 0
     founded: bool = False
 
-    def add(self, name: str, own: Mapping[str, Any] | None = None) -> Container:
-        """Switch on a new node, in place of one of the same name; own: its document, if not the usual one."""
+    def add(self, name: str, own: Mapping[str, Any] | None = None, further: Sequence[str] = ()) -> Container:
+        """Switch on a new node, in place of one of the same name.
+
+        own:     its document, if not the usual one
+        further: more addresses of its card, with prefix lengths
+        """
         number = int(name.rpartition("-")[2])
         if name in self.nodes:
             self.nodes[name].discard()
@@ -60,7 +64,7 @@ class Cluster:
         self.founded |= founds
         text = document(name, self.datastore if founds else None) if own is None else own
         wire, room = self.wires.connect(name), self.rooms.get(name)
-        node = Container(name, address(number), text, wire, self.tree, self.folder, room)
+        node = Container(name, address(number), text, wire, self.tree, self.folder, room, further)
         self.nodes[name] = self.stack.enter_context(node)
         return node
 

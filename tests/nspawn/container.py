@@ -76,9 +76,11 @@ class Container(Node):
         tree: Tree,
         folder: Path,
         room: int | None = None,
+        further: Sequence[str] = (),
     ) -> None:
         """Describe a node with this address and a document to which name and address are added.
 
+        further: more addresses of its card, with prefix lengths
         room: MiB of a disk of its own; None: as much as the host has
         """
         self.name = name
@@ -88,6 +90,7 @@ class Container(Node):
         self._wire = wire
         self._tree = tree
         self._room = room
+        self._further = tuple(further)
         self._disk = folder / f"{name}.disk"
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,7 +144,7 @@ class Container(Node):
         return {**self._document, "node": node, "services": services}
 
     def _network_config(self) -> str:
-        card = {"match": {"macaddress": self._wire.mac}, "addresses": [f"{self.address}/24"]}
+        card = {"match": {"macaddress": self._wire.mac}, "addresses": [f"{self.address}/24", *self._further]}
         return json.dumps({"version": 2, "ethernets": {CARD: card}})
 
     def start(self) -> None:

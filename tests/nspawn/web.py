@@ -109,7 +109,10 @@ def _serve(address: str, port: str, name: str) -> None:
 
         do_GET = do_POST = answer
 
-    with ThreadingHTTPServer((address, int(port)), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+
+    with Server((address, int(port)), Handler) as server:
         print("serving", flush=True)
         server.serve_forever()
 

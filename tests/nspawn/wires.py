@@ -68,10 +68,14 @@ class Wires:
             self._wires[name] = self._make(name, len(self._wires) + 1)
         return self._wires[name]
 
-    def place(self, name: str, address: str) -> Wire:
-        """Return the wire of something that is no container, with this address."""
+    def place(self, name: str, *addresses: str) -> Wire:
+        """Return the wire of something that is no container, with these addresses."""
         wire = self.connect(name)
-        ip("-n", wire.namespace, "address", "add", f"{address}/24", "dev", CARD)
+        for address in addresses:
+            # Nobody else has it, and it is to serve at once.
+            length = ("64", "nodad") if ":" in address else ("24",)
+            given = f"{address}/{length[0]}"
+            ip("-n", wire.namespace, "address", "add", given, "dev", CARD, *length[1:])
         ip("-n", wire.namespace, "link", "set", CARD, "up")
         return wire
 

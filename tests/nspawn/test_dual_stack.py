@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control plane and a worker with IPv4 and IPv6 networks: nodes, Services, names, and packets between pods.
+
+Containers run no pods, so those here are network namespaces that the runtime's own plugin connects, and Services have
+endpoints that are written by hand: servers on the nodes' wire. The worker gets its IPv6 address by a router's
+advertisement, the control plane has one from the start.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from firstboot.codes import Code
+from firstboot.features.network import ROUTES_PROTOCOL
+from firstboot.paths import CNI_CONFIG
+from firstboot.report.status import Phase
+from firstboot.values import bracketed
+from image.vm.fleet import address
+from tests.node import JOIN_TOKEN
+
+from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
+from .container import Container, Tree
+from .host import empty
+from .web import serving
+from .wires import Wire
+
+FIRST = CONTROL_PLANES[0]
+PODS, SERVICES = "10.1.0.0/16,fd01::/48", "10.152.183.0/24,fd98::/112"
+PREFIX, FIRST_IPV6, SERVER_IPV6 = "fd00::", "fd00::1", "fd00::60"
+SERVER = address(60)
+NAME = "web.default.svc.cluster.local"
+PORT, POD_PORT = 8080, 7000
+FOLLOWED_SECONDS = 60.0
+"""From a change of an object to what kube-proxy and CoreDNS make of it, on a busy host."""
+AMOUNT = 1 << 20
+"""Bytes that a pod sends: hundreds of packets of full size."""
+
+ADVERTISE = """
+import socket, struct, sys
+prefix, card = sys.argv[1:]
+flags, seconds = 0xC0, 7200
+option = struct.pack("!BBBBIII", 3, 4, 64, flags, seconds, seconds, 0) + socket.inet_pton(socket.AF_INET6, prefix)
+with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as raw:
+    raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex(card))
+    raw.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 0, 0, 0) + option, ("ff02::1", 0))
+"""
+"""Advertises a prefix to make addresses of; whoever does it is no default router."""
+CONNECT_POD = f"""
+import json, subprocess, sys
+config = json.load(open("{CNI_CONFIG}"))
+bridge = {{**config["plugins"][0], "name": config["name"], "cniVersion": config["cniVersion"]}}
+name, folder = sys.argv[1], "/usr/libexec/cni"
+subprocess.run(["ip", "netns", "add", name], check=True)
+given = {{"CNI_COMMAND": "ADD", "CNI_CONTAINERID": name, "CNI_IFNAME": "eth0", "CNI_PATH": folder}}
+given["CNI_NETNS"] = "/run/netns/" + name
+done = subprocess.run([folder + "/bridge"], input=json.dumps(bridge).encode(), env=given, capture_output=True)
+sys.stdout.buffer.write(done.stdout)
+sys.exit(done.returncode)
+"""
+SEND = f"""
+import socketserver
+class Sender(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request.sendall(b"x" * {AMOUNT})
+class Server(socketserver.ThreadingTCPServer):
+    address_family = socketserver.socket.AF_INET6
+    allow_reuse_address = True
+Server(("::", {POD_PORT}), Sender).serve_forever()
+"""
+COUNT = f"""
+import socket, sys
+with socket.create_connection((sys.argv[1], {POD_PORT}), 20) as connection:
+    connection.settimeout(20)
+    print(len(connection.makefile("rb").read()))
+"""
+FETCH = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())"
+ADDRESSES = "import socket, sys; print(*{each[4][0] for each in socket.getaddrinfo(sys.argv[1], 80)})"
+NAMED = "import socket, sys; print(socket.gethostbyaddr(sys.argv[1])[0])"
+
+
+@dataclass
+class Pod:
+    """What stands for a pod: a network namespace on a node, with its addresses by IP version."""
+
+    node: Container
+    name: str
+    addresses: dict[int, str]
+
+    def python(self, program: str, *arguments: str) -> str:
+        """Run a program in it and return what it prints."""
+        argv = ["ip", "netns", "exec", self.name, "python3", "-c", program, *arguments]
+        return self.node.run(argv, timeout=60).stdout.strip()
+
+
+@dataclass
+class Site:
+    """The cluster, and a router beside it."""
+
+    cluster: Cluster
+    router: Wire
+
+    @property
+    def first(self) -> Container:
+        """The control plane."""
+        return self.cluster.nodes[FIRST]
+
+    @property
+    def worker(self) -> Container:
+        """The other node."""
+        return self.cluster.nodes[WORKER]
+
+    def advertise(self) -> None:
+        """Have all nodes make themselves an address."""
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            self.router.namespace,
+            sys.executable,
+            "-c",
+            ADVERTISE,
+            PREFIX,
+            "host0",
+        ]
+        subprocess.run(argv, check=True, capture_output=True, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def site(able: None, tree: Tree) -> Iterator[Site]:
+    """A control plane that is Ready, a worker that waits for an address until the first test, a server behind both."""
+    with empty("dqlite", tree) as cluster, ExitStack() as stack:
+        both = {"pod-cidr": PODS, "service-cidr": SERVICES}
+        founds = {"token": JOIN_TOKEN, "bootstrap": True, **both}
+        first = {"version": 1, "role": "control-plane", "node": {"ipv6": FIRST_IPV6}, "cluster": founds}
+        cluster.add(FIRST, first, [f"{FIRST_IPV6}/64"])
+        joins = {"token": JOIN_TOKEN, "endpoints": [address(1)]}
+        cluster.add(WORKER, {"version": 1, "role": "worker", "cluster": joins})
+        wire = cluster.wires.place("server", SERVER, SERVER_IPV6)
+        for own in (SERVER, SERVER_IPV6):
+            stack.enter_context(serving(wire.namespace, own, PORT, own))
+        made = Site(cluster, cluster.wires.place("router", address(70)))
+        made.first.wait_for_phase(Phase.READY, JOINED_SECONDS, failed_units=True)
+        yield made
+
+
+def test_a_node_waits_for_an_address_and_goes_on(site: Site) -> None:
+    lacks = partial(fails, site.worker, Code.NO_ADDRESS, "basalt.node.ipv6")
+    site.worker.wait_until("the worker says what it lacks", lacks, JOINED_SECONDS)
+    site.advertise()
+    site.cluster.wait_whole()
+    for node in site.cluster.nodes.values():
+        described = site.first.get("node", node.name)
+        inside = [
+            each["address"] for each in described["status"]["addresses"] if each["type"] == "InternalIP"
+        ]
+        pods = described["spec"]["podCIDRs"]
+        assert [ip_address(each).version for each in inside] == [4, 6], inside
+        assert inside[0] == node.address
+        assert ip_address(inside[1]) in ip_network(f"{PREFIX}/64")
+        for own, whole, length in zip(pods, PODS.split(","), (24, 64), strict=True):
+            assert ip_network(own).subnet_of(ip_network(whole)), pods  # type: ignore[arg-type]
+            assert ip_network(own).prefixlen == length, pods
+        status = node.status()
+        assert status and status.node.addresses[:2] == tuple(inside)
+    assert address_of(site, FIRST, 6) == FIRST_IPV6
+
+
+def test_a_service_has_two_addresses_and_two_kinds_of_names(site: Site) -> None:
+    apply(site.first, *service("web"))
+    given = site.first.get("service", "web")["spec"]["clusterIPs"]
+    for each, network in zip(given, SERVICES.split(","), strict=True):
+        assert ip_address(each) in ip_network(network)
+    for node in site.cluster.nodes.values():
+        for each, own in zip(given, (SERVER, SERVER_IPV6), strict=True):
+            node.wait_until(f"{each} is served", partial(is_served_by, node, each, own), FOLLOWED_SECONDS)
+        node.wait_until("it has a name", partial(asks, node, ADDRESSES, NAME), FOLLOWED_SECONDS)
+        assert set(asks(node, ADDRESSES, NAME).split()) == set(given)
+        for each in given:
+            assert asks(node, NAMED, each) == NAME
+
+
+def test_pods_on_two_nodes_reach_each_other_and_services_by_both(site: Site) -> None:
+    near, far = pod(site.first, "near"), pod(site.worker, "far")
+    site.worker.run(["systemd-run", "--unit=sender", "ip", "netns", "exec", far.name, "python3", "-c", SEND])
+    listens = f"ip netns exec {far.name} ss -Hltn sport = {POD_PORT} | grep -q ."
+    site.worker.wait_until("it listens", lambda: site.worker.run(listens, check=False).ok, FOLLOWED_SECONDS)
+    for version in (4, 6):
+        assert near.python(COUNT, far.addresses[version]) == str(AMOUNT), version
+    way = site.first.run(["ip", "route", "get", far.addresses[6]]).stdout
+    assert " dev flannel-v6.1 " in way
+    for node in site.cluster.nodes.values():
+        # A packet of IPv6 in one of vxlan in one of IPv6 has to go through the wire.
+        assert {mtu(node, name) for name in ("cni0", "flannel.1", "flannel-v6.1")} == {1500 - 70}
+    for each, own in zip(
+        site.first.get("service", "web")["spec"]["clusterIPs"], (SERVER, SERVER_IPV6), strict=True
+    ):
+        for here in (near, far):
+            seen = json.loads(here.python(FETCH, f"http://{bracketed(each)}/"))
+            assert seen["name"] == own
+
+
+def test_the_ways_to_services_end_with_kube_proxy(site: Site) -> None:
+    node = site.worker
+    _, given = site.first.get("service", "web")["spec"]["clusterIPs"]
+    assert [ways(node, version) for version in (4, 6)] == [{each} for each in SERVICES.split(",")]
+    # The agent would have it start again within a round.
+    node.run("systemctl stop basalt && systemctl stop kube-proxy")
+    assert [ways(node, version) for version in (4, 6)] == [set(), set()]
+    node.run("systemctl start basalt")
+    site.cluster.wait_whole()
+    node.wait_until("it serves", partial(is_served_by, node, given, SERVER_IPV6), FOLLOWED_SECONDS)
+    assert [ways(node, version) for version in (4, 6)] == [{each} for each in SERVICES.split(",")]
+
+
+def fails(node: Container, code: Code, path: str) -> bool:
+    """Whether the node's status has a failure."""
+    status = node.status()
+    return status is not None and any((each.code, each.path) == (code, path) for each in status.failures)
+
+
+def address_of(site: Site, name: str, version: int) -> str:
+    """Return the address of that version by which the cluster knows a node."""
+    told = site.first.get("node", name)["status"]["addresses"]
+    inside = [str(each["address"]) for each in told if each["type"] == "InternalIP"]
+    return next(each for each in inside if ip_address(each).version == version)
+
+
+def ways(node: Container, version: int) -> set[str]:
+    """Return where the routes lead that kube-proxy's unit makes."""
+    shown = node.run(["ip", f"-{version}", "-json", "route", "show", "proto", str(ROUTES_PROTOCOL)]).stdout
+    return {str(each["dst"]) for each in json.loads(shown or "[]")}
+
+
+def mtu(node: Container, name: str) -> int:
+    """Return the MTU of an interface."""
+    return int(node.run(["cat", f"/sys/class/net/{name}/mtu"]).stdout)
+
+
+def pod(node: Container, name: str) -> Pod:
+    """Make a network namespace that is connected as the runtime does it for a pod."""
+    said = json.loads(node.run(["python3", "-c", CONNECT_POD, name]).stdout)
+    given = [str(each["address"]).partition("/")[0] for each in said["ips"]]
+    return Pod(node, name, {ip_address(each).version: each for each in given})
+
+
+def service(name: str) -> tuple[dict[str, Any], ...]:
+    """Return a Service of both versions for the server beside the nodes."""
+    spec = {"ipFamilyPolicy": "RequireDualStack", "ports": [{"name": "http", "port": 80}]}
+    slices = [
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": f"{name}-{kind.lower()}",
+                "namespace": "default",
+                "labels": {"kubernetes.io/service-name": name},
+            },
+            "addressType": kind,
+            "endpoints": [{"addresses": [own], "conditions": {"ready": True}}],
+            "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
+        }
+        for kind, own in (("IPv4", SERVER), ("IPv6", SERVER_IPV6))
+    ]
+    metadata = {"name": name, "namespace": "default"}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}, *slices
+
+
+def apply(node: Container, *objects: dict[str, Any]) -> None:
+    """Apply objects."""
+    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+    node.kubectl("apply", "-f", "-", stdin=json.dumps(listed))
+
+
+def is_served_by(node: Container, asked: str, name: str) -> bool:
+    """Whether the node itself gets an answer of that server."""
+    done = node.run(["python3", "-c", FETCH, f"http://{bracketed(asked)}/"], check=False)
+    return done.ok and json.loads(done.stdout)["name"] == name
+
+
+def asks(node: Container, program: str, question: str) -> str:
+    """Return what a program finds out with cluster DNS as its name server; empty where it finds nothing."""
+    node.write("/run/cluster-resolv.conf", "nameserver 10.152.183.10\n")
+    asking = 'mount --bind /run/cluster-resolv.conf /etc/resolv.conf && exec python3 -c "$1" "$2"'
+    argv = ["unshare", "--mount", "sh", "-ec", asking, "sh", program, question]
+    return node.run(argv, check=False).stdout.strip()
