@@ -244,7 +244,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         founder = node.config.role.has_control_plane and not node.control_planes
         yield CniConfig(partial(network.expected_subnet, node)) if founder else CniConfig()
     pods = node.config.features.network
-    yield OtherBackends(pods.backend if pods.enabled else None, (node.config.cluster.pod_cidr,))
+    yield OtherBackends(pods.backend if pods.enabled else None, node.config.cluster.pod_networks)
     running = {service.unit for service in wanted.all_services}
     for unit in UNITS:
         if unit not in running:

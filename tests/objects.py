@@ -29,13 +29,13 @@ def service(name: str, app: str | None = None, *, target: int = 8080, **spec: An
     return described("v1", "Service", name, spec={**selector, "ports": ports, **spec})
 
 
-def endpoints(name: str, addresses: Sequence[str], port: int) -> dict[str, Any]:
-    """Return what stands behind a Service without a selector."""
+def endpoints(name: str, addresses: Sequence[str], port: int, version: int = 4) -> dict[str, Any]:
+    """Return what stands behind a Service without a selector, for one IP version."""
     made = described(
         "discovery.k8s.io/v1",
         "EndpointSlice",
-        name,
-        addressType="IPv4",
+        f"{name}-ipv{version}",
+        addressType=f"IPv{version}",
         endpoints=[{"addresses": [each], "conditions": {"ready": True}} for each in addresses],
         ports=[{"port": port, "protocol": "TCP"}],
     )

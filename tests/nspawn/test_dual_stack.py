@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 import pytest
 
@@ -27,6 +26,7 @@ from firstboot.report.status import Phase
 from firstboot.values import bracketed
 from image.vm.fleet import address
 from tests.node import JOIN_TOKEN
+from tests.objects import endpoints, service, text
 
 from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
 from .container import Container, Tree
@@ -177,7 +177,9 @@ def test_a_node_waits_for_an_address_and_goes_on(site: Site) -> None:
 
 
 def test_a_service_has_two_addresses_and_two_kinds_of_names(site: Site) -> None:
-    apply(site.first, *service("web"))
+    behind = (endpoints("web", [SERVER], PORT), endpoints("web", [SERVER_IPV6], PORT, version=6))
+    described = text(service("web", ipFamilyPolicy="RequireDualStack"), *behind)
+    site.first.kubectl("apply", "-f", "-", stdin=described)
     given = site.first.get("service", "web")["spec"]["clusterIPs"]
     for each, network in zip(given, SERVICES.split(","), strict=True):
         assert ip_address(each) in ip_network(network)
@@ -252,34 +254,6 @@ def pod(node: Container, name: str) -> Pod:
     said = json.loads(node.run(["python3", "-c", CONNECT_POD, name]).stdout)
     given = [str(each["address"]).partition("/")[0] for each in said["ips"]]
     return Pod(node, name, {ip_address(each).version: each for each in given})
-
-
-def service(name: str) -> tuple[dict[str, Any], ...]:
-    """Return a Service of both versions for the server beside the nodes."""
-    spec = {"ipFamilyPolicy": "RequireDualStack", "ports": [{"name": "http", "port": 80}]}
-    slices = [
-        {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": f"{name}-{kind.lower()}",
-                "namespace": "default",
-                "labels": {"kubernetes.io/service-name": name},
-            },
-            "addressType": kind,
-            "endpoints": [{"addresses": [own], "conditions": {"ready": True}}],
-            "ports": [{"name": "http", "port": PORT, "protocol": "TCP"}],
-        }
-        for kind, own in (("IPv4", SERVER), ("IPv6", SERVER_IPV6))
-    ]
-    metadata = {"name": name, "namespace": "default"}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}, *slices
-
-
-def apply(node: Container, *objects: dict[str, Any]) -> None:
-    """Apply objects."""
-    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
-    node.kubectl("apply", "-f", "-", stdin=json.dumps(listed))
 
 
 def is_served_by(node: Container, asked: str, name: str) -> bool:

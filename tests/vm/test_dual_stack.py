@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 from functools import partial
 from ipaddress import ip_address, ip_network
-from typing import Any
 
 from firstboot.report.status import Phase
 from firstboot.values import bracketed
 from image.vm.fleet import PATIENT, address, network_config
 from image.vm.seed import user_data
+from tests.objects import service
 
 from . import drives, pods
 from .cluster import APART
@@ -19,6 +19,7 @@ from .conftest import Boot
 from .documents import control_plane
 from .drives import NoCloud
 from .machine import CLOSED, Machine, Setup
+from .objects import create
 
 PODS, SERVICES = "10.1.0.0/16,fd01::/48", "10.152.183.0/24,fd98::/112"
 NODE = (address(1), "fd00::1")
@@ -51,7 +52,7 @@ def test_pods_services_and_names_are_of_both_versions(boot: Boot) -> None:
     [pod] = machine.get("pods", "-l", "app=probe")["items"]
     within(PODS, [each["ip"] for each in pod["status"]["podIPs"]])
 
-    machine.kubectl("create", "-f", "-", stdin=json.dumps(service()))
+    create(machine, service("web", "probe", ipFamilyPolicy="RequireDualStack"))
     given = machine.get("service", "web")["spec"]["clusterIPs"]
     within(SERVICES, given)
     for each in given:
@@ -68,16 +69,6 @@ def within(networks: str, addresses: list[str]) -> None:
     """Prove that there is an address of each network."""
     for each, network in zip(addresses, networks.split(","), strict=True):
         assert ip_address(each) in ip_network(network), addresses
-
-
-def service() -> dict[str, Any]:
-    """Return a Service of both versions for the pod."""
-    spec = {
-        "ipFamilyPolicy": "RequireDualStack",
-        "selector": {"app": "probe"},
-        "ports": [{"port": 80, "targetPort": 8080}],
-    }
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec}
 
 
 def fetches(machine: Machine, host: str) -> bool:
