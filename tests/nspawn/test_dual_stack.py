@@ -32,7 +32,7 @@ from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
 from .container import Container, Tree
 from .host import empty
 from .web import serving
-from .wires import Wire
+from .wires import CARD, Wire
 
 FIRST = CONTROL_PLANES[0]
 PODS, SERVICES = "10.1.0.0/16,fd01::/48", "10.152.183.0/24,fd98::/112"
@@ -131,7 +131,7 @@ class Site:
             "-c",
             ADVERTISE,
             PREFIX,
-            "host0",
+            CARD,
         ]
         subprocess.run(argv, check=True, capture_output=True, timeout=30)
 
@@ -155,9 +155,9 @@ def site(able: None, tree: Tree) -> Iterator[Site]:
 
 
 def test_a_node_waits_for_an_address_and_goes_on(site: Site) -> None:
-    lacks = partial(fails, site.worker, Code.NO_ADDRESS, "basalt.node.ipv6")
-    site.worker.wait_until("the worker says what it lacks", lacks, JOINED_SECONDS)
+    site.worker.wait_until("the worker says what it lacks", partial(lacks, site.worker), JOINED_SECONDS)
     site.advertise()
+    site.worker.wait_until("it goes on", partial(knows, site.worker), FOLLOWED_SECONDS)
     site.cluster.wait_whole()
     for node in site.cluster.nodes.values():
         described = site.first.get("node", node.name)
@@ -225,10 +225,33 @@ def test_the_ways_to_services_end_with_kube_proxy(site: Site) -> None:
     assert [ways(node, version) for version in (4, 6)] == [{each} for each in SERVICES.split(",")]
 
 
-def fails(node: Container, code: Code, path: str) -> bool:
-    """Whether the node's status has a failure."""
+def test_a_node_that_loses_its_address_goes_on_as_far_as_it_can(site: Site) -> None:
+    node, before = site.worker, pid(site.worker, "kubelet")
+    given, _ = site.first.get("service", "web")["spec"]["clusterIPs"]
+    node.run(f"ip -6 address delete {address_of(site, WORKER, 6)}/64 dev {CARD}")
+    node.wait_until("it says so", partial(lacks, node), FOLLOWED_SECONDS)
+    assert is_served_by(node, given, SERVER), "IPv4 is not concerned"
+    site.advertise()
+    node.wait_until("it has it again", partial(knows, node), FOLLOWED_SECONDS)
+    site.cluster.wait_whole()
+    assert pid(node, "kubelet") == before
+
+
+def lacks(node: Container) -> bool:
+    """Whether the node's status says that it has no address of IPv6."""
+    status, failure = node.status(), (Code.NO_ADDRESS, "basalt.node.ipv6")
+    return status is not None and failure in [(each.code, each.path) for each in status.failures]
+
+
+def knows(node: Container) -> bool:
+    """Whether the node's status has no failure."""
     status = node.status()
-    return status is not None and any((each.code, each.path) == (code, path) for each in status.failures)
+    return status is not None and not status.failures
+
+
+def pid(node: Container, unit: str) -> int:
+    """Return the main process of a service."""
+    return int(node.run(["systemctl", "show", "-p", "MainPID", "--value", unit]).stdout)
 
 
 def address_of(site: Site, name: str, version: int) -> str:
