@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from image.vm.arguments import Accelerator
 from image.vm.fleet import address
 from image.vm.seed import document_text
 from tests.node import READY_SECONDS
-from tests.objects import policy, service
+from tests.objects import described, policy, service
 
 from . import across, drives, pods, states
 from .across import CARD_MTU, WEB, Pair
@@ -108,19 +108,9 @@ def test_names_of_every_kind_are_answered_on_both_nodes(pair: Pair) -> None:
     server = json.dumps([f"{address(1)}:{NAME_SERVER_PORT}"])
     first.run(["basalt", "set", f"features.dns.upstream-nameservers={server}"])
     alias = {"type": "ExternalName", "externalName": OUTSIDE_NAME}
-    create(first, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "alias"}, "spec": alias})
-    for asking in ("probe", "w-1"):
-        ask = partial(pods.ask, first, name=asking)
-        first.wait_until("it is forwarded", partial(resolves, first, asking, OUTSIDE_NAME), NOTICED_SECONDS)
-        assert ask("dns", OUTSIDE_NAME)["addresses"] == [OUTSIDE_ADDRESS]
-        assert ask("dns", "kubernetes.default")["addresses"] == [states.API_SERVICE]
-        assert ask("dns", WEB)["addresses"] == [own]
-        assert sorted(ask("dns", f"headless.default.svc.{DOMAIN}")["addresses"]) == pods_of_both
-        assert ask("dns", "alias")["addresses"] == [OUTSIDE_ADDRESS]
-        assert f"{WEB}.default.svc.{DOMAIN}." in ask("ptr", own)["names"]
-        reverse = ask("ptr", pods_of_both[0])["names"]
-        assert any(name.endswith(f".headless.default.svc.{DOMAIN}.") for name in reverse), reverse
-        assert not resolves(first, asking, "unknown.example.org")
+    create(first, described("v1", "Service", "alias", spec=alias))
+    for node in pair.nodes:
+        knows_names(node, partial(asked_inside, node, [*across.inside(pair, node), "-m"]), own, pods_of_both)
     first.run("basalt set features.dns.upstream-nameservers=")
     first.run("systemctl stop name-server")
 
@@ -133,7 +123,7 @@ def test_a_policy_counts_across_nodes(pair: Pair) -> None:
     url = f"http://{asked}:8080/healthz"
     first.wait_until(
         "another program is kept out",
-        lambda: not first.kubectl("exec", "deployment/probe", "--", "/testpod", "fetch", url, check=False).ok,
+        lambda: not fetches(first, "probe", url),
         NOTICED_SECONDS,
     )
     for node in pair.nodes:
@@ -210,12 +200,12 @@ def test_pods_and_names_outlive_the_control_plane(pair: Pair) -> None:
     first, second = pair.nodes
     before = containers(second)
     local = given(first, "local")
-    within = [*across.inside(pair, second), "-m", "/testpod", "dns", f"{WEB}.default.svc.{DOMAIN}"]
+    within = [*across.inside(pair, second), "-m"]
     first.power_cut()
     second.wait_until("it carries the address", partial(carries, second, local), CARRIED_SECONDS)
     second.wait_until("the loss is told", partial(is_degraded, second), NOTICED_SECONDS)
     assert containers(second) == before
-    assert json.loads(second.run(within).stdout)["addresses"]
+    assert asked_inside(second, within, "dns", f"{WEB}.default.svc.{DOMAIN}")["addresses"]
     first.start()
     first.wait_for_boot()
     first.wait_for_phase()
@@ -293,10 +283,25 @@ def says(machine: Machine, code: Code) -> bool:
     return status is not None and code in [failure.code for failure in status.failures]
 
 
-def resolves(machine: Machine, name: str, asked: str) -> bool:
-    """Whether a program's pod is given an address for a name."""
-    said = machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "dns", asked, check=False)
-    return said.ok
+def knows_names(node: Machine, ask: Callable[..., dict[str, Any]], own: str, pods_of_both: list[str]) -> None:
+    """A pod of the node is told names of every kind; own: the address of the Service before both pods."""
+    node.wait_until("it is forwarded", lambda: "addresses" in ask("dns", OUTSIDE_NAME), NOTICED_SECONDS)
+    assert ask("dns", OUTSIDE_NAME)["addresses"] == [OUTSIDE_ADDRESS]
+    assert ask("dns", "kubernetes.default")["addresses"] == [states.API_SERVICE]
+    assert ask("dns", WEB)["addresses"] == [own]
+    assert sorted(ask("dns", f"headless.default.svc.{DOMAIN}")["addresses"]) == pods_of_both
+    assert ask("dns", "alias")["addresses"] == [OUTSIDE_ADDRESS]
+    assert f"{WEB}.default.svc.{DOMAIN}." in ask("ptr", own)["names"]
+    reverse = ask("ptr", pods_of_both[0])["names"]
+    assert any(name.endswith(f".headless.default.svc.{DOMAIN}.") for name in reverse), reverse
+    assert "error" in ask("dns", "unknown.example.org")
+
+
+def asked_inside(node: Machine, enter: list[str], *question: str) -> dict[str, Any]:
+    """Run the test program's command in a pod of the node, without the API, and return its answer."""
+    said = node.run([*enter, "/testpod", *question], check=False)
+    answer: dict[str, Any] = json.loads(said.stdout)
+    return answer
 
 
 def fetches(machine: Machine, name: str, url: str) -> bool:
