@@ -152,24 +152,31 @@ class Client:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise KubeError("WATCH", path, 0, str(error) or "no sign of life") from error
 
-    async def apply(self, obj: Object, manager: str = FIELD_MANAGER, trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self,
+        obj: Object,
+        manager: str = FIELD_MANAGER,
+        trust: Trust = Trust.CLUSTER,
+        seconds: float = CHANGE_SECONDS,
+    ) -> None:
         """Make the object so by server-side apply; what others set in other fields stays.
 
         manager: whose fields these are; those it applied before and leaves out now are removed
         trust:   by whose certificate
+        seconds: how long the answer may take
         """
-        await self._apply(object_path(obj), obj, manager, trust)
+        await self._apply(object_path(obj), obj, manager, trust, seconds)
 
     async def apply_status(self, obj: Object) -> None:
         """Make the status of an object so, which `apply` leaves alone."""
-        await self._apply(f"{object_path(obj)}/status", obj, FIELD_MANAGER, Trust.CLUSTER)
+        await self._apply(f"{object_path(obj)}/status", obj, FIELD_MANAGER, Trust.CLUSTER, CHANGE_SECONDS)
 
-    async def _apply(self, path: str, obj: Object, manager: str, trust: Trust) -> None:
+    async def _apply(self, path: str, obj: Object, manager: str, trust: Trust, seconds: float) -> None:
         status, text = await self._request(
             "PATCH",
             f"{SERVER}{path}?fieldManager={manager}&force=true",
             trust,
-            CHANGE_SECONDS,
+            seconds,
             json.dumps(obj),
             "application/apply-patch+yaml",
         )

@@ -18,6 +18,8 @@ from firstboot.steps.model import Finding, Machine
 from firstboot.steps.objects import Applied
 
 VERSION = "gateway.networking.k8s.io/bundle-version"
+DEFINED_SECONDS = 90.0
+"""How long the API server may take with one definition: the largest has 400 KB, and is merged field by field."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Definitions:
             found = await machine.client.get(object_path(_named(path)))
             text = path.read_text()
             if _lacks(found, text):
-                await machine.client.apply(await asyncio.to_thread(_load, text))
+                definition = await asyncio.to_thread(_load, text)
+                await machine.client.apply(definition, seconds=DEFINED_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Api:
     async def get(self, path: str) -> Any:
         return self.objects.get(path)
 
-    async def apply(self, obj: Object) -> None:
+    async def apply(self, obj: Object, *, seconds: float = 0) -> None:
         path = object_path(obj)
         self.applied.append(path)
         self.objects[path] = {**self.objects.get(path, {}), **obj}

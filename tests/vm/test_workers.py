@@ -31,13 +31,11 @@ from .across import CARD_MTU, WEB, Pair
 from .cluster import Cluster, member
 from .conftest import found
 from .machine import Machine
-from .objects import answers, claim, create, mounted, route_to, write_or_read
+from .objects import SERVED_SECONDS, answers, claim, create, mounted, route_to, write_or_read
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
 NOTICED_SECONDS = 120.0
 REMOVED_SECONDS = 600.0
-SERVED_SECONDS = 300.0
-"""From the switch of a feature to the first good answer, under emulation."""
 CARRIED_SECONDS = 30.0
 """Until another node answers for an address: four seconds on a machine that is not busy."""
 TWO_HOURS = 7200
