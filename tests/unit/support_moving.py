@@ -134,7 +134,9 @@ class Cluster(Objects):
         data = self.objects[versions.PATH]["data"]
         return DatastoreType(json.loads(data[max(data, key=int)])["settings"]["datastore"]["type"])
 
-    async def apply(self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         running = [plane for plane in self.fleet.planes.values() if plane.runs(plane.kind)]
         votes = len(self.fleet.planes)
         assert 2 * (len(running) - 1) <= votes < 2 * len(running), "a bare majority"

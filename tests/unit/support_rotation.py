@@ -61,7 +61,9 @@ class Api(Objects):
                 raise KubeError(method, path, 409, "has changed")
         return await super().send(method, path, obj)
 
-    async def apply(self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         assert trust is Trust.KUBELET and manager == "basalt-ca-rotation"
         name = obj["metadata"]["name"]
         self.objects[f"/api/v1/nodes/{name}"]["metadata"]["annotations"] = dict(

@@ -127,7 +127,9 @@ class Api(Client):
             if each["metadata"]["name"] == name:
                 each["metadata"]["deletionTimestamp"] = "now"
 
-    async def apply(self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         assert manager == "basalt-removal", "the agent's own fields stay"
         node = self.objects[f"{NODES}/{obj['metadata']['name']}"]
         assert obj["metadata"]["uid"] == node["metadata"]["uid"]

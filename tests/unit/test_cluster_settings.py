@@ -65,7 +65,9 @@ class Api(Objects):
             raise KubeError(method, path, 404, "not found")
         return await super().send(method, path, obj)
 
-    async def apply(self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Any, manager: str = "", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         self.told.append((obj, manager, trust))
 
     @property

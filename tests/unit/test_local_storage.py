@@ -707,7 +707,9 @@ class Immutable(Cluster):
         super().__init__()
         self.manager = manager
 
-    async def apply(self, obj: Any, manager: str = "basalt", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Any, manager: str = "basalt", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         path = object_path(obj)
         found = self.objects.get(path)
         if found is not None and found["reclaimPolicy"] != obj["reclaimPolicy"]:

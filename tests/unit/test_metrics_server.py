@@ -75,7 +75,9 @@ class Cluster(Known):
             raise KubeError(method, path, 404, "not found")
         return self.objects.pop(path)
 
-    async def apply(self, obj: Object, manager: str = "basalt", trust: Trust = Trust.CLUSTER) -> None:
+    async def apply(
+        self, obj: Object, manager: str = "basalt", trust: Trust = Trust.CLUSTER, seconds: float = 0
+    ) -> None:
         made = copy.deepcopy(dict(obj))
         made["metadata"]["managedFields"] = [{"manager": manager}]
         self.objects[object_path(obj)] = made
