@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address, ip_network
 
@@ -113,10 +113,11 @@ class Pod:
 
 @dataclass
 class Site:
-    """The cluster, and a router beside it."""
+    """The cluster, a router beside it, and what stands for pods, by name."""
 
     cluster: Cluster
     router: Wire
+    pods: dict[str, Pod] = field(default_factory=dict)
 
     @property
     def first(self) -> Container:
@@ -198,6 +199,7 @@ def test_a_service_has_two_addresses(site: Site) -> None:
 
 def test_pods_on_two_nodes_reach_each_other_and_services_by_both(site: Site) -> None:
     near, far = pod(site.first, "near"), pod(site.worker, "far")
+    site.pods |= {each.name: each for each in (near, far)}
     site.worker.run(["systemd-run", "--unit=sender", "ip", "netns", "exec", far.name, "python3", "-c", SEND])
     listens = f"ip netns exec {far.name} ss -Hltn sport = {POD_PORT} | grep -q ."
     site.worker.wait_until("it listens", lambda: site.worker.run(listens, check=False).ok, FOLLOWED_SECONDS)
@@ -214,6 +216,24 @@ def test_pods_on_two_nodes_reach_each_other_and_services_by_both(site: Site) -> 
             assert json.loads(here.python(FETCH, f"http://{bracketed(each)}/"))["name"] == own
             assert here.asks(NAMED, each) == NAME
         assert set(here.asks(ADDRESSES, NAME).split()) == set(given)
+
+
+def test_plain_routes_lead_to_both_networks_of_a_node(site: Site) -> None:
+    near, far = site.pods["near"], site.pods["far"]
+    site.first.run("basalt set features.network.backend=host-gw")
+    for version in (4, 6):
+        by_routes = partial(goes_by, site.first, far.addresses[version], address_of(site, WORKER, version))
+        site.first.wait_until(f"plain routes are used for IPv{version}", by_routes, FOLLOWED_SECONDS)
+        back = partial(goes_by, site.worker, near.addresses[version], address_of(site, FIRST, version))
+        site.worker.wait_until(f"plain routes are used for IPv{version}", back, FOLLOWED_SECONDS)
+        assert near.python(COUNT, far.addresses[version]) == str(AMOUNT), version
+    site.cluster.wait_whole()
+
+
+def goes_by(node: Container, to: str, gateway: str) -> bool:
+    """Whether packets go from a node to an address by way of another node, as they are."""
+    way = node.run(["ip", "route", "get", to], check=False).stdout
+    return f" via {gateway} dev {CARD} " in way
 
 
 def test_the_ways_to_services_end_with_kube_proxy(site: Site) -> None:
