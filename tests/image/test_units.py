@@ -65,7 +65,7 @@ UNCONFINED = {
 CAPABILITIES: dict[str, frozenset[str]] = {
     "basalt.service": frozenset({
         *("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_KILL", "CAP_SYS_ADMIN"),
-        *("CAP_LINUX_IMMUTABLE", "CAP_SYS_PTRACE", "CAP_SYS_TTY_CONFIG"),
+        *("CAP_LINUX_IMMUTABLE", "CAP_NET_ADMIN", "CAP_SYS_PTRACE", "CAP_SYS_TTY_CONFIG"),
     }),
     "coredns.service": frozenset({"CAP_NET_BIND_SERVICE"}),
     "flanneld.service": frozenset({"CAP_NET_ADMIN", "CAP_NET_RAW"}),
