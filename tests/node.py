@@ -19,6 +19,16 @@ READY_SECONDS = 1500.0
 JOIN_TOKEN = "for-tests-only-0123456789abcdef0123456789"
 """What machines join the clusters of tests with."""
 POLL_SECONDS = 1.0
+RESOLVE = """
+import socket, sys
+server, name = sys.argv[1:]
+labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asking.settimeout(10)
+asking.sendto(b"\\0\\1\\1\\0\\0\\1" + bytes(6) + labels + b"\\0\\0\\1\\0\\1", (server, 53))
+print(socket.inet_ntoa(asking.recv(512)[-4:]))
+"""
+"""Asks for an address (RFC 1035): what the answer ends with."""
 UNITS_SECONDS = 10.0
 """Seconds between two looks at failed units while waiting: each costs the node a process."""
 
@@ -106,6 +116,10 @@ class Node(ABC):
     def get(self, *arguments: str) -> Any:
         """Return what `kubectl get … -o json` says."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
+
+    def resolve(self, name: str, server: str = "10.152.183.10") -> str:
+        """Return the IPv4 address that cluster DNS tells a program of the node itself."""
+        return self.run(["python3", "-c", RESOLVE, server, name]).stdout.strip()
 
     def write(self, path: str, content: str | bytes, mode: str = "0644") -> None:
         """Write a file of the node in one step, folders included."""

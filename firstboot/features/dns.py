@@ -16,6 +16,8 @@ from firstboot.probes import HttpProbe
 from firstboot.services.model import Node, Service
 
 COREFILE = KUBERNETES / "Corefile"
+RULES = KUBERNETES / "coredns.nft"
+"""What CoreDNS's unit has nft do before it starts."""
 USER = "coredns"
 
 
@@ -33,7 +35,7 @@ def service(node: Node) -> Service:
         unit="coredns",
         probe=HttpProbe("http://127.0.0.1:8181/ready"),
         needs=("apiserver",),
-        files=(File(COREFILE, corefile(node).encode()),),
+        files=(File(COREFILE, corefile(node).encode()), File(RULES, rules(address).encode())),
         environment={"DNS_ADDRESS": f"{address}/{128 if ':' in address else 32}"},
         arguments={"conf": str(COREFILE)},
     )
@@ -64,6 +66,25 @@ def corefile(node: Node) -> str:
     }}
 {forward}    cache 30
     loadbalance
+}}
+"""
+
+
+def rules(address: str) -> str:
+    """Return rules by which the node's own programs reach the address.
+
+    kube-proxy drops new connections from the node to addresses of Services that it does not know, and this one it has
+    to leave alone. What is not tracked is never new.
+    """
+    family = "ip6" if ":" in address else "ip"
+    return f"""\
+add table inet basalt-dns
+delete table inet basalt-dns
+table inet basalt-dns {{
+    chain from-node {{
+        type filter hook output priority raw; policy accept;
+        {family} daddr {address} notrack
+    }}
 }}
 """
 

@@ -216,6 +216,8 @@ def test_pods_on_two_nodes_reach_each_other_and_services_by_both(site: Site) -> 
             assert json.loads(here.python(FETCH, f"http://{bracketed(each)}/"))["name"] == own
             assert here.asks(NAMED, each) == NAME
         assert set(here.asks(ADDRESSES, NAME).split()) == set(given)
+        # So do the node's own programs, and pods in its network.
+        assert here.node.resolve(NAME) == given[0]
 
 
 def test_plain_routes_lead_to_both_networks_of_a_node(site: Site) -> None:

@@ -20,7 +20,7 @@ from .objects import answers, create
 WEB = "web"
 HOST_PORT, NODE_PORT, ECHO_PORT = 8081, 30080, 9999
 CARD_MTU = 1500
-SERVED_SECONDS = 180.0
+SERVED_SECONDS = 600.0
 """Until both pods of the program serve, after it was made or started anew."""
 MANY = 16
 """Connections to two pods: one in 32,768 runs all would go to the same."""

@@ -57,6 +57,7 @@ def test_ready_with_a_pod_that_resolves_names_and_reaches_the_api(shared_each: M
     answer = pods.ask(machine, "fetch", "-cluster", "https://kubernetes.default.svc/version")
     assert (answer["status"], json.loads(answer["body"])["major"]) == (200, "1")
     assert json.loads(output_of(machine, "once", "dns", "kubernetes"))["addresses"] == [states.API_SERVICE]
+    assert machine.resolve("kubernetes.default.svc.cluster.local") == states.API_SERVICE
     [address] = pods.addresses(machine)
     fetched = machine.run(
         f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{address}:8080/hostname').read())\""

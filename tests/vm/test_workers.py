@@ -34,10 +34,10 @@ from .machine import Machine
 from .objects import SERVED_SECONDS, answers, claim, create, mounted, route_to, write_or_read
 
 WRONG = "another-text-than-the-cluster's-fedcba9876543210"
-NOTICED_SECONDS = 120.0
+NOTICED_SECONDS = 300.0
 REMOVED_SECONDS = 600.0
-CARRIED_SECONDS = 30.0
-"""Until another node answers for an address: four seconds on a machine that is not busy."""
+CARRIED_SECONDS = 120.0
+"""Until another node answers for an address: four seconds on a machine that is not emulated."""
 TWO_HOURS = 7200
 DOMAIN = "cluster.local"
 POOL = (address(200), address(209))
