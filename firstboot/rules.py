@@ -37,6 +37,7 @@ DNS_IP: Path = ("basalt", "features", "dns", "service-ip")
 INGRESS: Path = ("basalt", "features", "ingress")
 NODE_IP: Path = ("basalt", "node", "ip")
 NODE_IPV6: Path = ("basalt", "node", "ipv6")
+ONE_MASK: Path = ("basalt", "services", "kube-controller-manager", "extra-args", "node-cidr-mask-size")
 API_ADDRESS: Path = ("basalt", "cluster", "api-address")
 VIRTUAL_ADDRESS: Path = ("basalt", "cluster", "virtual-address")
 VIRTUAL_ROUTER: Path = ("basalt", "cluster", "virtual-router-id")
@@ -448,6 +449,13 @@ class Rules:
                     self.fail(
                         Code.OWNED_ARGUMENT, path, f"`{show(path[-1])}` is Basalt's: {why}", "Remove it."
                     )
+        if self.value(ONE_MASK) is not None and len(self.networks_at(POD_CIDR)) > 1:
+            self.fail(
+                Code.BAD_VALUE,
+                ONE_MASK,
+                "in a dual-stack cluster the networks of nodes have a length for each version",
+                "Write `node-cidr-mask-size-ipv4`, `node-cidr-mask-size-ipv6` or both.",
+            )
 
     def urls(self) -> None:
         """Mirrors and proxies can be asked."""

@@ -27,6 +27,7 @@ PODS, SERVICES = "10.1.0.0/16,fd01::/48", "10.152.183.0/24,fd98::/112"
 BOTH = {"pod-cidr": PODS, "service-cidr": SERVICES}
 DOCUMENT: dict[str, Any] = {"role": "control-plane", "cluster": BOTH}
 CARD = Ipv6("fd00::10", "eth0", 1500)
+MASK = {"kube-controller-manager": {"extra-args": {"node-cidr-mask-size": "25"}}}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,10 @@ def test_api_and_dns_have_addresses_of_ipv4() -> None:
 @pytest.mark.parametrize(
     ("document", "code", "path", "words"),
     [
+        (
+            {"cluster": BOTH, "services": MASK},
+            *(Code.BAD_VALUE, "services.kube-controller-manager.extra-args.node-cidr-mask-size", ["-ipv6"]),
+        ),
         # one of the two keys
         ({"cluster": {"pod-cidr": PODS}}, Code.WRONG_FAMILY, "cluster.pod-cidr", ["its default", SERVICES]),
         (
