@@ -27,10 +27,11 @@ for _ in range(int(times)):
 
 
 def create(machine: Machine, *objects: Object) -> None:
-    """Create objects."""
-    machine.kubectl(
-        "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-    )
+    """Create objects.
+
+    Unless told so, kubectl has the API server describe all it knows first, half a minute's work under emulation.
+    """
+    machine.kubectl("create", "--validate=ignore", "-f", "-", stdin=text(*objects))
 
 
 def route_to(machine: Machine, name: str, host: str) -> None:
@@ -42,7 +43,7 @@ def route_to(machine: Machine, name: str, host: str) -> None:
 
 
 def _is_taken(machine: Machine, described: str) -> bool:
-    return machine.kubectl("apply", "-f", "-", stdin=described, check=False).ok
+    return machine.kubectl("apply", "--validate=ignore", "-f", "-", stdin=described, check=False).ok
 
 
 def claim(machine: Machine, name: str, size: str) -> None:
