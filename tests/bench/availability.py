@@ -20,7 +20,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Load:
-    """Acknowledged writes per second, and the milliseconds that half of them and 99 in a hundred took at most."""
+    """Requests that went well per second, and the milliseconds that half of them and 99 in a hundred took at most."""
 
     per_second: float
     p50: float
@@ -28,7 +28,10 @@ class Load:
 
     @classmethod
     def of(cls, writes: Sequence[Write]) -> Self:
-        """Reckon from the first request's start to the last answer. Raises ValueError where there is nothing."""
+        """Reckon that of acknowledged writes, from the first request's start to the last answer.
+
+        Raises ValueError where there is nothing.
+        """
         if not writes:
             raise ValueError("nothing was acknowledged")
         seconds = max(each.ended for each in writes) - min(each.started for each in writes)

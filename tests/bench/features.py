@@ -27,8 +27,9 @@ from ..nspawn.host import empty
 from ..nspawn.web import running
 from ..objects import Object, endpoints, gateway, http_route, ingress, policy, service, text
 from . import memory
+from .availability import Load
 from .boots import rest
-from .results import Features, Host, Idle, Rate
+from .results import Features, Host, Idle
 
 BACKEND, CLIENT = address(60), address(70)
 PORT = 8080
@@ -182,14 +183,14 @@ def first_answer(node: Container, enter: Sequence[str], url: str, host: str, *ob
     return round(float(answered) - begun, 2)
 
 
-def rate(program: Sequence[str], url: str, host: str) -> Rate:
+def rate(program: Sequence[str], url: str, host: str) -> Load:
     """Ask for a URL over several connections for a while."""
     argv = [*program, "load", url, host, str(LOAD_SECONDS), str(LOAD_CONNECTIONS)]
     done = subprocess.run(argv, check=True, capture_output=True, timeout=LOAD_SECONDS + 60)
     said = json.loads(done.stdout)
     if said["failed"]:
         raise NodeFailed(f"{said['failed']} requests for {url} failed")
-    return Rate(said["count"] / said["seconds"], said["p50"], said["p99"])
+    return Load(said["count"] / said["seconds"], said["p50"], said["p99"])
 
 
 def apply(node: Container, *objects: Object) -> None:

@@ -179,15 +179,6 @@ class Idle:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """How many requests were answered, and within how many milliseconds half and 99 of 100 of them."""
-
-    per_second: float
-    p50: float
-    p99: float
-
-
-@dataclass(frozen=True)
 class Features:
     """Features on one control plane in a container.
 
@@ -199,13 +190,13 @@ class Features:
     host: Host
     idle: Mapping[str, Idle]
     first_answers: Mapping[str, tuple[float, ...]]
-    direct: tuple[Rate, ...]
-    ingress: tuple[Rate, ...]
+    direct: tuple[Load, ...]
+    ingress: tuple[Load, ...]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what dataclasses.asdict made of it."""
-        direct, ingress = (tuple(Rate(**each) for each in data[side]) for side in ("direct", "ingress"))
+        direct, ingress = (tuple(Load(**each) for each in data[side]) for side in ("direct", "ingress"))
         idle = {unit: Idle(**each) for unit, each in data["idle"].items()}
         answers = {kind: tuple(seconds) for kind, seconds in data["first_answers"].items()}
         return cls(Host(**data["host"]), idle, answers, direct, ingress)

@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.bench import feature_tables, tables
-from tests.bench.results import Features, Idle, Rate, Results
+from tests.bench.availability import Load
+from tests.bench.results import Features, Idle, Results
 
 from .test_bench import HOST, results
 
@@ -14,8 +15,8 @@ FOUND = Features(
     HOST,
     {"traefik": Idle(40 << 20, 0.0123)},
     {"Ingress": (0.9, 0.5, 0.7)},
-    (Rate(4000, 1.5, 9), Rate(5000, 1.25, 8)),
-    (Rate(2000, 3, 18), Rate(2000, 3, 24)),
+    (Load(4000, 1.5, 9), Load(5000, 1.25, 8)),
+    (Load(2000, 3, 18), Load(2000, 3, 24)),
 )
 
 
