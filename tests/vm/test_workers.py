@@ -119,20 +119,18 @@ def test_names_of_every_kind_are_answered_on_both_nodes(pair: Pair) -> None:
 
 
 def test_a_policy_counts_across_nodes(pair: Pair) -> None:
-    first, second = pair.nodes
-    allowed = [{"podSelector": {"matchLabels": {"app": WEB}}}]
-    create(first, policy("web-only", "w-1", allowed))
+    first = pair.first
+    [asking] = first.get("pods", "-l", "app=probe")["items"]
     [asked] = pods.addresses(first, "w-1")
     url = f"http://{asked}:8080/healthz"
-    first.wait_until(
-        "another program is kept out",
-        lambda: not fetches(first, "probe", url),
-        NOTICED_SECONDS,
-    )
+    gets = partial(answers, first, url, inside=pods.network(first, asking))
+    assert gets() == ["ok"]
+    create(first, policy("web-only", "w-1", [{"podSelector": {"matchLabels": {"app": WEB}}}]))
+    first.wait_until("another program is kept out", lambda: gets() == [], NOTICED_SECONDS)
     for node in pair.nodes:
         assert answers(node, url, inside=across.inside(pair, node)) == ["ok"], node.name
     first.kubectl("delete", "networkpolicy", "web-only")
-    first.wait_until("it is let in", partial(fetches, first, "probe", url), NOTICED_SECONDS)
+    first.wait_until("it is let in", gets, NOTICED_SECONDS)
 
 
 @pytest.mark.soak
@@ -311,11 +309,6 @@ def asked_inside(node: Machine, enter: list[str], *question: str) -> dict[str, A
     said = node.run([*enter, "/testpod", *question], check=False)
     answer: dict[str, Any] = json.loads(said.stdout)
     return answer
-
-
-def fetches(machine: Machine, name: str, url: str) -> bool:
-    """Whether a program's pod gets an answer."""
-    return machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "fetch", url, check=False).ok
 
 
 def is_web(pair: Pair, asking: Machine, url: str, host: str = "") -> bool:
