@@ -26,7 +26,7 @@ from image.vm import disks
 from image.vm.place import BUILD, ROOT, built_image, kernel
 
 from ..nspawn.host import built_tree, lacking
-from . import boots, builds, features, tables
+from . import boots, builds, claims, features, tables
 from .builds import Build
 from .clusters import rounds
 from .results import FILE, Clusters, Host, Results, Side
@@ -97,7 +97,10 @@ def run_features(results: Results, settle: float) -> Results:
     if reason := lacking():
         print(f"no features: {reason}")
         return results
-    results = replace(results, features=features.measure(built_tree(), describe(""), settle))
+    found = detection.detect(kernel())
+    starts = claims.measure(disks.pinned(built_image()), found)
+    measured = features.measure(built_tree(), describe(found.value), starts, settle)
+    results = replace(results, features=measured)
     results.save()
     return results
 

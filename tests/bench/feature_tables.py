@@ -23,6 +23,24 @@ def parts(features: Features) -> Iterator[str]:
         ["seconds from `kubectl apply` to the first good answer", "least / median"],
         [[kind, spread(seconds, 2)] for kind, seconds in features.first_answers.items()],
     )
+    starts = features.starts
+    ratios = [each.claimed / each.alone for each in starts]
+    yield table(
+        [
+            f"seconds to a pod's first answer, {features.host.accelerator.upper()}",
+            "alone",
+            "with a claim",
+            "ratio",
+        ],
+        [
+            [
+                "least / median",
+                spread([each.alone for each in starts], 1),
+                spread([each.claimed for each in starts], 1),
+                spread(ratios, 2),
+            ]
+        ],
+    )
     yield table(["requests of 8 connections", "directly", "through ingress", "ratio"], list(_rates(features)))
 
 

@@ -2,7 +2,7 @@
 """Measures features on a control plane in a container: what they use when idle, and how quickly they serve.
 
 All are on together. The server behind them and the client before them are on the node's network, beside it, and share
-the host's processors with it.
+the host's processors with it. What a volume adds to the start of a pod is measured on a machine (claims.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..objects import Object, endpoints, gateway, http_route, ingress, policy, s
 from . import memory
 from .availability import Load
 from .boots import rest
-from .results import Features, Host, Idle
+from .results import Features, Host, Idle, Start
 
 BACKEND, CLIENT = address(60), address(70)
 PORT = 8080
@@ -79,8 +79,8 @@ for unit in sys.argv[1:]:
 """Prints the seconds of a processor that the processes of services have used; see proc_pid_stat(5)."""
 
 
-def measure(tree: Tree, host: Host, settle: float) -> Features:
-    """Measure them all in one container."""
+def measure(tree: Tree, host: Host, starts: tuple[Start, ...], settle: float) -> Features:
+    """Measure them all in one container; starts: what was measured on a machine."""
     program = components.build(declaration.load("testpod")).folder / "testpod"
     with empty("dqlite", tree) as cluster, ExitStack() as stack:
         founds = {"token": JOIN_TOKEN, "bootstrap": True}
@@ -105,7 +105,7 @@ def measure(tree: Tree, host: Host, settle: float) -> Features:
             [rate([*client, str(program)], url, HOST_NAME) for url in (direct, through)] for _ in range(LOADS)
         ]
         straight, proxied = zip(*rates, strict=True)
-        return Features(host, idle, answers, straight, proxied)
+        return Features(host, idle, answers, straight, proxied, starts)
 
 
 def works(node: Container) -> bool:

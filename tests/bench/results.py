@@ -179,12 +179,21 @@ class Idle:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Seconds from `kubectl apply` to a pod's first answer, for one alone and for one with a claim."""
+
+    alone: float
+    claimed: float
+
+
+@dataclass(frozen=True)
 class Features:
-    """Features on one control plane in a container.
+    """Features on one control plane in a container, but volumes on a machine.
 
     idle:            service -> what it uses
     first_answers:   kind -> seconds from `kubectl apply` to the first good answer, of several objects
     direct, ingress: requests to the same server, in pairs
+    starts:          of pods on a machine, in pairs
     """
 
     host: Host
@@ -192,6 +201,7 @@ class Features:
     first_answers: Mapping[str, tuple[float, ...]]
     direct: tuple[Load, ...]
     ingress: tuple[Load, ...]
+    starts: tuple[Start, ...]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -199,7 +209,8 @@ class Features:
         direct, ingress = (tuple(Load(**each) for each in data[side]) for side in ("direct", "ingress"))
         idle = {unit: Idle(**each) for unit, each in data["idle"].items()}
         answers = {kind: tuple(seconds) for kind, seconds in data["first_answers"].items()}
-        return cls(Host(**data["host"]), idle, answers, direct, ingress)
+        starts = tuple(Start(**each) for each in data["starts"])
+        return cls(Host(**data["host"]), idle, answers, direct, ingress, starts)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bench import feature_tables, tables
 from tests.bench.availability import Load
-from tests.bench.results import Features, Idle, Results
+from tests.bench.results import Features, Idle, Results, Start
 
 from .test_bench import HOST, results
 
@@ -17,6 +17,7 @@ FOUND = Features(
     {"Ingress": (0.9, 0.5, 0.7)},
     (Load(4000, 1.5, 9), Load(5000, 1.25, 8)),
     (Load(2000, 3, 18), Load(2000, 3, 24)),
+    (Start(20, 30), Start(10, 12)),
 )
 
 
@@ -27,9 +28,10 @@ def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_tables_say_what_was_found() -> None:
-    idle, answers, rates = feature_tables.parts(FOUND)
+    idle, answers, starts, rates = feature_tables.parts(FOUND)
     assert "| traefik           | 40        | 1.23                   |" in idle
     assert "0.50 / 0.70" in answers
+    assert "| 10.0 / 15.0 | 12.0 / 21.0  | 1.20 / 1.35 |" in starts
     assert "4000 / 4500" in rates and "0.45" in rates and "2.20" in rates and "2.50" in rates
 
 
