@@ -75,8 +75,8 @@ def first_answer(machine: Machine, number: int, claimed: bool) -> float:
     own = f"10.152.183.{150 + number}"
     machine.kubectl("apply", "-f", "-", stdin=text(service(name, name, clusterIP=own)))
     asking = ["python3", "-c", APPLY_AND_ASK, f"http://{own}/hostname", str(ANSWER_SECONDS)]
-    described_pod = text(*pod(name, claimed))
-    said = machine.run(asking, stdin=described_pod, timeout=ANSWER_SECONDS + 60).stdout
+    objects = text(*pod(name, claimed))
+    said = machine.run(asking, stdin=objects, timeout=ANSWER_SECONDS + 60).stdout
     machine.kubectl("delete", "--ignore-not-found", *(f"{kind}/{name}" for kind in ("service", "pod", "pvc")))
     return round(float(said), 2)
 
