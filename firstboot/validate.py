@@ -17,7 +17,8 @@ from firstboot.codes import Code
 from firstboot.config import Config, Role
 from firstboot.failure import DocumentError, Failure
 from firstboot.loadbalancer import rules as balanced
-from firstboot.rules import NODE_IP, NODE_IPV6, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
+from firstboot.rules import order
+from firstboot.rules.model import NODE_IP, NODE_IPV6, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import Check
 from firstboot.strictyaml import Path, Place, show_path
 
@@ -101,7 +102,7 @@ def check_document(
     where, before = places or {}, {failure.path for failure in known}
     found = Check(schema.load(SCHEMA), where).failures(data, (document.KEY,))
     failed = before | {failure.path for failure in found}
-    rules = Rules(data, where, failed, now or datetime.now(UTC)).check()
+    rules = order.check(Rules(data, where, failed, now or datetime.now(UTC)))
     return [failure for failure in merge(found, rules) if failure.path not in before]
 
 

@@ -11,23 +11,20 @@ from firstboot.codes import Code
 from firstboot.config import LoadBalancerFeature
 from firstboot.failure import Failure
 from firstboot.loadbalancer.addresses import BadSpan, Span, parse, spans
+from firstboot.rules.model import NODE_IP, NODE_IPV6, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import show
-from firstboot.strictyaml import show_path
+from firstboot.strictyaml import Path, show_path
 
 if TYPE_CHECKING:
     from firstboot.facts import Facts
-    from firstboot.rules import Rules
-    from firstboot.strictyaml import Path
 
 HERE: Path = ("basalt", "features", "load-balancer")
 CIDRS, L2, INTERFACES = (*HERE, "cidrs"), (*HERE, "l2-mode"), (*HERE, "l2-interfaces")
 BGP, LOCAL, PEERS = (*HERE, "bgp-mode"), (*HERE, "bgp-local-asn"), (*HERE, "bgp-peers")
-POD_CIDR: Path = ("basalt", "cluster", "pod-cidr")
-SERVICE_CIDR: Path = ("basalt", "cluster", "service-cidr")
 MACHINES: tuple[tuple[Path, str], ...] = (
-    (("basalt", "node", "ip"), "this machine"),
-    (("basalt", "node", "ipv6"), "this machine"),
-    (("basalt", "cluster", "virtual-address"), "the API"),
+    (NODE_IP, "this machine"),
+    (NODE_IPV6, "this machine"),
+    (VIRTUAL_ADDRESS, "the API"),
 )
 RESERVED_ASN = {23456: "stands for any number above 65535", 65535: "is for nobody"}
 UNUSABLE = tuple(

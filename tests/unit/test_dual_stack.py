@@ -17,7 +17,7 @@ from firstboot.facts import Facts
 from firstboot.features import dns, network
 from firstboot.intake import ADDRESS_PATIENCE, FACTS_AGE, Intake
 from firstboot.plan import wanted
-from firstboot.rules import POD_CIDR, PREFIXES
+from firstboot.rules.model import POD_CIDR, PREFIXES
 from firstboot.services import containerd
 from firstboot.services.model import Ipv6, Node, Service
 from firstboot.sources import FILE
