@@ -10,7 +10,7 @@ from firstboot.cluster import volumes
 from firstboot.cluster.settings import Values
 from firstboot.codes import Code
 from firstboot.failure import Failure
-from firstboot.features.ingress import CLASS, NAMESPACE, PUBLISHED
+from firstboot.features.ingress import CLASS, CLASS_ANNOTATION, NAMESPACE, PUBLISHED
 from firstboot.kube import Client
 from firstboot.loadbalancer import addresses
 from firstboot.loadbalancer.addresses import Pool
@@ -114,11 +114,15 @@ def _kinds(autoscaler: Mapping[str, Any]) -> Iterator[str]:
 
 
 async def _ingresses(client: Client) -> list[str]:
-    """Return the Ingresses of our class."""
+    """Return the Ingresses that we serve."""
     found = await client.get("/apis/networking.k8s.io/v1/ingresses")
-    return sorted(
-        _called(each, "Ingress") for each in found["items"] if each["spec"].get("ingressClassName") == CLASS
-    )
+    return sorted(_called(each, "Ingress") for each in found["items"] if _is_served(each))
+
+
+def _is_served(ingress: Mapping[str, Any]) -> bool:
+    """Whether an Ingress is of our class or of none (image/components/traefik/edit.py)."""
+    annotated = ingress["metadata"].get("annotations", {}).get(CLASS_ANNOTATION)
+    return (ingress["spec"].get("ingressClassName") or annotated or CLASS) == CLASS
 
 
 async def _gateways(client: Client) -> list[str]:

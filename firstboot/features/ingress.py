@@ -19,6 +19,8 @@ from firstboot.values import parse_ip
 
 UNIT, USER = "traefik", "traefik"
 CLASS = "basalt"
+CLASS_ANNOTATION = "kubernetes.io/ingress.class"
+"""Where old descriptions of Ingresses name their class."""
 """Name of the IngressClass and of the GatewayClass."""
 NAMESPACE, NAME = "kube-system", "ingress"
 PUBLISHED = f"{NAMESPACE}/{NAME}"

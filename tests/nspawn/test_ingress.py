@@ -25,6 +25,7 @@ from firstboot.report.status import Phase, State
 from image import components, declaration
 from image.vm.fleet import address
 from tests.node import JOIN_TOKEN
+from tests.objects import ingress
 
 from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
 from .container import Container, Tree
@@ -240,6 +241,25 @@ def test_an_ingress_tells_where_the_nodes_are(web: Web) -> None:
     web.first.wait_until("the addresses are told", lambda: told() == wanted, FOLLOWED_SECONDS)
     # Of the class that is named nowhere in it.
     assert web.first.get("ingress", "shop")["spec"]["ingressClassName"] == "basalt"
+
+
+def test_an_ingress_from_before_there_was_a_class(web: Web) -> None:
+    """The API server adds the default class when an Ingress is made, and never to one that is there."""
+    web.apply(ingress("early", "early.example.org", "blue"))
+    question = partial(web.ask, host="early.example.org")
+    web.wait("serves its class", question, served_by("blue"))
+    # Another server, since one that is not served any more might still answer for a moment.
+    server = "/spec/rules/0/http/paths/0/backend/service/name"
+    changes = [
+        {"op": "remove", "path": "/spec/ingressClassName"},
+        {"op": "replace", "path": server, "value": "green"},
+    ]
+    web.first.kubectl("patch", "ingress", "early", "--type=json", "-p", json.dumps(changes))
+    assert "ingressClassName" not in web.first.get("ingress", "early")["spec"]
+    web.wait("serves it without a class", question, served_by("green"))
+    web.first.kubectl("annotate", "ingress", "early", "kubernetes.io/ingress.class=other")
+    web.wait("leaves it to the other", question, has_status(404))
+    web.first.kubectl("delete", "ingress", "early")
 
 
 def test_all_other_names_have_the_default_certificate(web: Web) -> None:

@@ -214,8 +214,9 @@ def test_a_kind_counts_once_the_api_server_serves_it(kinds: Definitions) -> None
 
 
 def test_what_would_be_orphaned() -> None:
-    def described(name: str, **spec: str) -> dict[str, Any]:
-        return {"metadata": {"namespace": "shop", "name": name}, "spec": spec}
+    def described(name: str, annotated: str | None = None, **spec: str) -> dict[str, Any]:
+        annotations = {"annotations": {"kubernetes.io/ingress.class": annotated}} if annotated else {}
+        return {"metadata": {"namespace": "shop", "name": name, **annotations}, "spec": spec}
 
     api = Api(
         {
@@ -223,6 +224,9 @@ def test_what_would_be_orphaned() -> None:
                 "items": [
                     described("front", ingressClassName="basalt"),
                     described("other", ingressClassName="nginx"),
+                    described("old", annotated="basalt"),
+                    described("old-other", annotated="nginx"),
+                    described("plain"),
                 ]
             },
             "/apis/gateway.networking.k8s.io/v1/gateways": {
@@ -236,7 +240,7 @@ def test_what_would_be_orphaned() -> None:
     )
     failures = asyncio.run(orphans(cast(Client, api), on, off))
     assert [failure.found for failure in failures] == [
-        "Ingress shop/front would be left without it",
+        "Ingress shop/front, Ingress shop/old, Ingress shop/plain would be left without it",
         "Gateway shop/edge would be left without it",
     ]
     del api.objects["/apis/gateway.networking.k8s.io/v1/gateways"]

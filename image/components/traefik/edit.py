@@ -131,7 +131,13 @@ def edit(module: Path) -> None:
     (ingress / "precedence.go").write_text(PRECEDENCE)
     routers = ingress / "kubernetes.go"
     added = "\\g<0>\\tif rt.Priority == 0 {\\n\\t\\trt.Priority = precedence(rule.Host, pa)\\n\\t}\\n"
-    routers.write_text(replace(routers.read_text(), r'^\trt\.Rule = strings\.Join\(rules, " && "\)\n', added))
+    text = replace(routers.read_text(), r'^\trt\.Rule = strings\.Join\(rules, " && "\)\n', added)
+    # The API server gives an Ingress the default class when it is made, and never later: one that was made before the
+    # class was there names none for ever.
+    annotation = "ingress.Annotations[annotationKubernetesIngressClass]"
+    named = rf"^\treturn p\.IngressClass == {re.escape(annotation)} \|\|\n[^\n]*\n"
+    text = replace(text, named, f'\\treturn {annotation} == "" || {annotation} == p.IngressClass\\n')
+    routers.write_text(text)
 
     # By a module of theirs that is released nowhere, a commercial edition adds fields.
     dynamic = packages / "config/dynamic/http_config.go"
