@@ -22,7 +22,7 @@ from firstboot.services.model import Node, Service
 BACKENDS: Mapping[NetworkBackend, Mapping[str, object]] = {
     NetworkBackend.VXLAN: {"Type": "vxlan", "Port": 8472},
     NetworkBackend.HOST_GW: {"Type": "host-gw"},
-    NetworkBackend.WIREGUARD: {"Type": "wireguard", "Mode": "auto"},
+    NetworkBackend.WIREGUARD: {"Type": "wireguard"},
 }
 OVERHEAD = {NetworkBackend.VXLAN: 50, NetworkBackend.HOST_GW: 0, NetworkBackend.WIREGUARD: 80}
 """Bytes that flannel's backends add to a packet between nodes that speak by IPv4; wireguard's are for both versions."""
@@ -57,10 +57,7 @@ def flannel(node: Node) -> Service:
         "Network": networks[0],
         **({"EnableIPv6": True, "IPv6Network": networks[1]} if ipv6 else {}),
         "EnableNFTables": True,
-        "Backend": {
-            **BACKENDS[node.config.features.network.backend],
-            **({"MTU": ipv6.mtu - _longer(node)} if ipv6 else {}),
-        },
+        "Backend": backend(node),
     }
     health = HttpProbe("http://127.0.0.1:8291/healthz")
     waiting = FileProbe(FLANNEL_SUBNET, "no pod network assigned to the node yet")
@@ -83,6 +80,19 @@ def flannel(node: Node) -> Service:
             "healthz-port": "8291",
         },
     )
+
+
+def backend(node: Node) -> dict[str, object]:
+    """Return flannel's settings for the way in which nodes' pods reach each other."""
+    chosen = node.config.features.network.backend
+    settings = {**BACKENDS[chosen]}
+    if chosen is NetworkBackend.WIREGUARD:
+        # One interface for both versions. With a single version flannel fails in that mode as soon as it has learned
+        # of one other node, says so only when it ends, and learns of no further one (0.28.10).
+        settings["Mode"] = "auto" if node.ipv6 else "separate"
+    if node.ipv6:
+        settings["MTU"] = node.ipv6.mtu - _longer(node)
+    return settings
 
 
 def proxy(node: Node) -> Service:

@@ -310,6 +310,14 @@ def test_without_ipv6_components_are_told_nothing_of_it() -> None:
         assert "IPv6" not in "".join(file.data.decode() for file in told.files), unit
 
 
+@pytest.mark.parametrize(("ipv6", "mode"), [(None, "separate"), (CARD, "auto")])
+def test_one_interface_of_wireguard_is_for_both_versions_where_there_are_two(
+    ipv6: Ipv6 | None, mode: str
+) -> None:
+    written = settings(network.FLANNEL_CONFIG, service("flanneld", node(NetworkBackend.WIREGUARD, ipv6=ipv6)))
+    assert written["Backend"]["Mode"] == mode
+
+
 def test_both_networks_go_past_the_proxy() -> None:
     described = node()
     proxy = {"proxy": {"http": "http://proxy.example:3128"}}

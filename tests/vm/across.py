@@ -178,6 +178,15 @@ def use_backend(pair: Pair, backend: str) -> None:
     pair.first.wait_until("pods reach each other", partial(reaches, pair), SERVED_SECONDS)
 
 
+def check_new_key(pair: Pair) -> None:
+    """The worker has another key of wireguard, as after each boot, and the control plane comes to know it."""
+    key = "wg show flannel-wg public-key"
+    before = pair.second.run(key).stdout
+    pair.second.run("systemctl stop flanneld && rm /run/flannel/wgkey && systemctl start flanneld")
+    pair.first.wait_until("pods reach each other", partial(reaches, pair), SERVED_SECONDS)
+    assert pair.second.run(key).stdout != before
+
+
 def is_configured(node: Machine, backend: str) -> bool:
     """Whether flannel works with a backend, and the node is as it should be."""
     written = node.run("cat /etc/kubernetes/flannel.json").stdout

@@ -191,6 +191,8 @@ def test_pods_are_reached_by_every_backend(pair: Pair, backend: str, overhead: i
         assert way == wanted, f"{node.name} sends by {way}"
     across.start_anew(pair)
     across.check_largest_packet(pair, CARD_MTU - overhead)
+    if backend == "wireguard":
+        across.check_new_key(pair)
 
 
 @pytest.mark.soak
