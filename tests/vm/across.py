@@ -111,10 +111,20 @@ def wait_serves(pair: Pair) -> None:
     pair.first.kubectl(*rollout, timeout=SERVED_SECONDS + 30)
 
 
-def start_anew(pair: Pair) -> None:
-    """Replace the pods: what a new one gets of the network is decided when it is made."""
-    pair.first.kubectl("rollout", "restart", f"daemonset/{WEB}")
+def start_anew(pair: Pair, mtu: int) -> None:
+    """Replace all pods: what a new one gets of the network is decided when it is made.
+
+    mtu: that of the new ones. The bridge between them takes the least of all there are, so it tells when the old ones
+         are gone. A packet sent before would be told of the lesser one, and so would all others for ten minutes.
+    """
+    pair.first.kubectl("rollout", "restart", "daemonset,deployment")
     wait_serves(pair)
+    for node in pair.nodes:
+        node.wait_until(f"all pods have the MTU {mtu}", partial(_has_mtu, node, mtu), SERVED_SECONDS)
+
+
+def _has_mtu(node: Machine, mtu: int) -> bool:
+    return node.run("cat /sys/class/net/cni0/mtu").stdout.strip() == str(mtu)
 
 
 def by_node(pair: Pair) -> dict[str, dict[str, Any]]:

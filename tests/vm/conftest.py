@@ -42,7 +42,17 @@ Boot = Callable[[Setup], Machine]
 ReadyCopy = Callable[[str], Machine]
 
 
-ORDER = ("first_boot", "life", "torture", "workers", "backup", "documents", "bad_documents", "administration")
+ORDER = (
+    "first_boot",
+    "life",
+    "local_storage",
+    "torture",
+    "workers",
+    "backup",
+    "documents",
+    "bad_documents",
+    "administration",
+)
 """What most of the others depend on comes first, and what takes longest is not last."""
 
 

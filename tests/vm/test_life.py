@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node goes through after it was Ready once: restarts, kills, loss of power."""
+"""What a node goes through: killed services and loss of power. It is rebooted in test_local_storage.py."""
 
 from __future__ import annotations
 
@@ -29,16 +29,6 @@ KILLED = {
     "etcd": (("etcd",),),
 }
 """Services of a node with this datastore that are killed one right after the other, round by round."""
-
-
-def test_reboot_and_power_button(ready_machine: Machine) -> None:
-    machine = ready_machine
-    machine.reboot()
-    machine.wait_for_phase(Phase.READY)
-    states.check_furniture(machine)
-    assert machine.failed_units() == []
-    # The power button: off in order, whatever runs.
-    machine.shutdown()
 
 
 @pytest.mark.parametrize("datastore", ["dqlite", pytest.param("etcd", marks=pytest.mark.variant)])

@@ -94,6 +94,8 @@ def test_a_volume_from_claim_to_removal(ready_machine: Machine) -> None:
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
+    # The power button: off in order, whatever runs.
+    machine.shutdown()
 
 
 def grow(machine: Machine, name: str, size: str) -> None:
