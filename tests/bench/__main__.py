@@ -97,10 +97,13 @@ def run_features(results: Results, settle: float) -> Results:
     if reason := lacking():
         print(f"no features: {reason}")
         return results
-    found = detection.detect(kernel())
-    starts = claims.measure(disks.pinned(built_image()), found)
-    measured = features.measure(built_tree(), describe(found.value), starts, settle)
-    results = replace(results, features=measured)
+    image, found = disks.pinned(built_image()), detection.detect(kernel())
+    print("features in a container …", flush=True)
+    results = replace(results, features=features.measure(built_tree(), describe(found.value), settle))
+    results.save()
+    print("volumes on a machine …", flush=True)
+    assert results.features is not None
+    results = replace(results, features=replace(results.features, starts=claims.measure(image, found)))
     results.save()
     return results
 

@@ -18,6 +18,7 @@ from ..objects import Object, described, service, text
 from ..vm import pods
 from ..vm.conftest import copy
 from ..vm.machine import Machine
+from .features import OWN
 from .results import Start
 
 TIMES = 3
@@ -72,7 +73,7 @@ def pair(machine: Machine, number: int) -> Start:
 def first_answer(machine: Machine, number: int, claimed: bool) -> float:
     """Apply a pod and return the seconds until it answered; its Service is there before it."""
     name = f"started-{number}"
-    own = f"10.152.183.{150 + number}"
+    own = f"{OWN}.{4 + number}"
     machine.kubectl("apply", "-f", "-", stdin=text(service(name, name, clusterIP=own)))
     asking = ["python3", "-c", APPLY_AND_ASK, f"http://{own}/hostname", str(ANSWER_SECONDS)]
     objects = text(*pod(name, claimed))

@@ -201,7 +201,7 @@ class Features:
     first_answers: Mapping[str, tuple[float, ...]]
     direct: tuple[Load, ...]
     ingress: tuple[Load, ...]
-    starts: tuple[Start, ...]
+    starts: tuple[Start, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

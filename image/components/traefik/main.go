@@ -44,6 +44,14 @@ const (
 	health    = static.DefaultInternalEntryPointName
 )
 
+// What Traefik's own command has where nothing is said. Without them two connections to a server are kept, all others
+// are made anew for each request, and a server of TCP may be waited for without end.
+const (
+	idle          = 200
+	dialTimeout   = ptypes.Duration(30 * time.Second)
+	dialKeepAlive = ptypes.Duration(15 * time.Second)
+)
+
 type options struct {
 	http, https, health string
 	ingress, gateway    bool
@@ -100,8 +108,8 @@ func run(given options) error {
 func configuration(given options) (*static.Configuration, error) {
 	config := &static.Configuration{
 		Global:              &static.Global{},
-		ServersTransport:    &static.ServersTransport{ForwardingTimeouts: &static.ForwardingTimeouts{}},
-		TCPServersTransport: &static.TCPServersTransport{},
+		ServersTransport:    &static.ServersTransport{ForwardingTimeouts: &static.ForwardingTimeouts{}, MaxIdleConnsPerHost: idle},
+		TCPServersTransport: &static.TCPServersTransport{DialTimeout: dialTimeout, DialKeepAlive: dialKeepAlive},
 		EntryPoints: static.EntryPoints{
 			plain:     entryPoint(given.http),
 			encrypted: entryPoint(given.https),
