@@ -173,7 +173,8 @@ def test_features_serve_on_both_nodes(pair: Pair) -> None:
     first.kubectl("delete", "pvc", "data")
     for node in pair.nodes:
         status = node.wait_for_phase()
-        assert not status.failures, status.failures
+        # That the worker was refused at first is told for a while.
+        assert {failure.code for failure in status.failures} <= {Code.JOIN_REFUSED}, status.failures
         assert node.failed_units() == []
 
 
