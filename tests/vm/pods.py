@@ -7,6 +7,8 @@ import json
 from functools import partial
 from typing import Any
 
+from tests.node import CommandFailed
+
 from .drives import POD_IMAGE
 from .machine import Machine
 
@@ -49,7 +51,11 @@ def wait_answers(machine: Machine, name: str = "probe") -> None:
 
 
 def _answers(machine: Machine, name: str) -> bool:
-    return machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "sleep", "0s", check=False).ok
+    try:
+        return machine.kubectl("exec", f"deployment/{name}", "--", "/testpod", "sleep", "0s", check=False).ok
+    except CommandFailed:
+        # On an emulated machine that has much to do one in some hundreds does not end.
+        return False
 
 
 def ask(machine: Machine, *question: str, name: str = "probe") -> dict[str, Any]:
