@@ -28,6 +28,7 @@ class Authority:
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
+        self._issued: set[str] = set()
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = self._builder(self._subject, self._key.public_key()).add_extension(
@@ -51,13 +52,20 @@ class Authority:
         )
 
     def identity(self, host: str, believes: Authority | None = None) -> Identity:
-        """Return a certificate for an address; `believes` is the authority it trusts, if another."""
+        """Return the certificate for an address; `believes` is the authority it trusts, if another."""
+        base = self.folder / f"{self.name}-{host}"
+        certificate, private = Path(f"{base}.pem"), Path(f"{base}.key")
+        # A server that has it already might be reading: another key would not belong to what it has read.
+        if host not in self._issued:
+            self._issue(host, certificate, private)
+            self._issued.add(host)
+        return Identity(certificate, private, (believes or self).file)
+
+    def _issue(self, host: str, certificate: Path, private: Path) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))])
         builder = self._builder(subject, key.public_key()).add_extension(names, critical=False)
-        base = self.folder / f"{self.name}-{host}"
-        certificate, private = Path(f"{base}.pem"), Path(f"{base}.key")
         certificate.write_bytes(
             builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         )
@@ -66,7 +74,6 @@ class Authority:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        return Identity(certificate, private, (believes or self).file)
 
 
 def token_key(file: Path) -> None:
