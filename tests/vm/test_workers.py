@@ -93,6 +93,7 @@ def test_pods_and_services_are_reached_across_nodes(pair: Pair) -> None:
     assert pods.ask(pair.first, "fetch", "-cluster", url, name="w-1")["status"] == 200
     across.serve(pair)
     pair.first.wait_until("pods reach each other", partial(across.reaches, pair), NOTICED_SECONDS)
+    assert across.ways(pair) == ["flannel.1", "flannel.1"]
     across.check_services(pair)
     across.check_largest_packet(pair, CARD_MTU - 50)
 
