@@ -65,6 +65,12 @@ def http_route(name: str, host: str, service: str) -> dict[str, Any]:
     return described(GATEWAY_API, "HTTPRoute", name, spec=spec)
 
 
+def volume_claim(name: str, size: str) -> dict[str, Any]:
+    """Return a claim of the default class, e.g. of 64Mi."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+    return described("v1", "PersistentVolumeClaim", name, spec=spec)
+
+
 def policy(name: str, app: str, allowed: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """Return a policy that isolates pods of a program from all but those allowed."""
     spec: dict[str, Any] = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"]}

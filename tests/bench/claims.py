@@ -14,7 +14,7 @@ from firstboot.report.status import State
 from image.vm.arguments import Accelerator
 
 from ..node import ADMIN_KUBECONFIG, READY_SECONDS
-from ..objects import Object, described, service, text
+from ..objects import Object, service, text, volume_claim
 from ..vm import pods
 from ..vm.conftest import copy
 from ..vm.machine import Machine
@@ -86,8 +86,7 @@ def pod(name: str, claimed: bool) -> Iterator[Object]:
     """Yield a pod, after its claim if it has one."""
     made = pods.template(name)
     if claimed:
-        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": SIZE}}}
-        yield described("v1", "PersistentVolumeClaim", name, spec=spec)
+        yield volume_claim(name, SIZE)
         made["spec"]["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": name}}]
         made["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
     yield {"apiVersion": "v1", "kind": "Pod", **made}

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from tests.node import Node
-from tests.objects import Object, described, gateway, http_route, text
+from tests.objects import Object, described, gateway, http_route, text, volume_claim
 
 from . import pods
 from .drives import POD_IMAGE
@@ -48,8 +48,7 @@ def _is_taken(machine: Machine, described: str) -> bool:
 
 def claim(machine: Machine, name: str, size: str) -> None:
     """Make a claim of the default class."""
-    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
-    create(machine, described("v1", "PersistentVolumeClaim", name, spec=spec))
+    create(machine, volume_claim(name, size))
 
 
 def mounted(machine: Machine, name: str, claim: str, *, node: str | None = None) -> None:
