@@ -99,11 +99,10 @@ def run_features(results: Results, settle: float) -> Results:
         return results
     image, found = disks.pinned(built_image()), detection.detect(kernel())
     print("features in a container …", flush=True)
-    results = replace(results, features=features.measure(built_tree(), describe(found.value), settle))
-    results.save()
+    measured = features.measure(built_tree(), describe(found.value), settle)
+    replace(results, features=measured).save()
     print("volumes on a machine …", flush=True)
-    assert results.features is not None
-    results = replace(results, features=replace(results.features, starts=claims.measure(image, found)))
+    results = replace(results, features=replace(measured, starts=claims.measure(image, found)))
     results.save()
     return results
 
