@@ -130,6 +130,21 @@ class All:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Works when the API finds something at a path; missing: said when it does not."""
+
+    path: str
+    missing: str
+
+    async def __call__(self, client: Client) -> str | None:
+        """Ask for it; the API server's own words are the reason for any other answer."""
+        try:
+            return None if await client.get(self.path) else self.missing
+        except BasaltError as error:
+            return str(error)
+
+
+@dataclass(frozen=True)
 class NodeHasNetwork:
     """Works when the node is registered and has a pod network of its own."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from firstboot.features.model import Feature, allow, bind_user, cluster_role
 from firstboot.kube import Object, Trust
 from firstboot.pki.catalogue import METRICS_SERVER_NAME
-from firstboot.probes import HttpProbe
+from firstboot.probes import All, Found, HttpProbe
 from firstboot.services.controllers import server_arguments
 from firstboot.services.model import Node, Service
 from firstboot.values import bracketed, parse_ip
@@ -36,7 +36,17 @@ def server(node: Node) -> Service:
     """Return the metrics server."""
     return Service(
         unit=NAME,
-        probe=HttpProbe(f"https://{bracketed(node.ip)}:{PORT}/readyz", Trust.CLUSTER, METRICS_SERVER_NAME),
+        probe=All(
+            (
+                # It counts a cluster without pods as one whose metrics are missing.
+                HttpProbe(
+                    f"https://{bracketed(node.ip)}:{PORT}/readyz?exclude=metric-storage-ready",
+                    Trust.CLUSTER,
+                    METRICS_SERVER_NAME,
+                ),
+                Found(f"/apis/metrics.k8s.io/v1beta1/nodes/{node.name}", "has no figures of this node"),
+            )
+        ),
         needs=("apiserver", "node"),
         arguments={
             **server_arguments(NAME, node.ip),

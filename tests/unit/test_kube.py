@@ -19,6 +19,7 @@ from firstboot.probes import (
     All,
     FileProbe,
     HttpProbe,
+    Found,
     NodeHasNetwork,
     NodeIsReady,
     Probe,
@@ -108,12 +109,15 @@ NOT_READY = {
         (NodeIsReady("cp1"), 200, NOT_READY, "cni plugin not initialized"),
         (NodeIsReady("cp1"), 200, {"spec": {}}, "the kubelet has not reported yet"),
         (NodeIsReady("cp1"), 404, {"message": "not found"}, "the node is not registered yet"),
+        (Found(NODE, "is not there"), 200, READY, None),
+        (Found(NODE, "is not there"), 404, {"message": "not found"}, "is not there"),
+        (Found(NODE, "is not there"), 503, {"message": "no metrics"}, f"GET {NODE}: 503: no metrics"),
         (NodeHasNetwork("cp1"), 200, READY, None),
         (NodeHasNetwork("cp1"), 200, NOT_READY, "no pod network assigned to the node yet"),
         (NodeHasNetwork("cp1"), 403, {"message": "forbidden"}, f"GET {NODE}: 403: forbidden"),
     ],
 )
-def test_the_node_object_is_read(
+def test_objects_of_the_api_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, probe: Probe, status: int, body: Any, expected: str | None
 ) -> None:
     async def ask() -> str | None:

@@ -137,7 +137,13 @@ def test_it_listens_on_version_6_too() -> None:
     found = metrics.endpoint(node(ip="2001:db8::1"))
     assert (found["addressType"], found["endpoints"][0]["addresses"]) == ("IPv6", ["2001:db8::1"])
     probe: Any = metrics.server(node(ip="2001:db8::1")).probe
-    assert probe.url == f"https://[2001:db8::1]:{PORT}/readyz"
+    assert probe.probes[0].url.startswith(f"https://[2001:db8::1]:{PORT}/readyz")
+
+
+def test_it_works_when_the_api_has_figures_of_the_own_node_whatever_pods_there_are() -> None:
+    probe: Any = metrics.server(node()).probe
+    assert probe.probes[0].url.endswith("?exclude=metric-storage-ready")
+    assert probe.probes[1].path == "/apis/metrics.k8s.io/v1beta1/nodes/cp-1"
 
 
 def test_a_worker_has_no_part_in_it() -> None:

@@ -20,9 +20,14 @@ SCALED_SECONDS = 300.0
 def test_pods_are_measured_and_scaled(ready_machine: Machine) -> None:
     machine = ready_machine
     assert not machine.kubectl("top", "nodes", check=False).ok, "it is off"
+    # It works in a cluster that nobody uses yet, too.
+    machine.kubectl("scale", "deployment", "probe", "--replicas=0")
+    machine.wait_until("there is no pod", lambda: not machine.get("pods")["items"], SCALED_SECONDS)
     assert (
         "features.metrics-server.enabled: false -> true" in machine.run("basalt enable metrics-server").stdout
     )
+    machine.wait_until("it works", partial(works, machine), MEASURED_SECONDS)
+    machine.kubectl("scale", "deployment", "probe", "--replicas=1")
     machine.wait_until("the pod is measured", partial(measures, machine, "probe"), MEASURED_SECONDS)
     assert machine.kubectl("top", "nodes", "--no-headers").stdout.split()[0] == "node-1"
     status = machine.wait_for_phase(Phase.READY)
@@ -59,6 +64,12 @@ def test_pods_are_measured_and_scaled(ready_machine: Machine) -> None:
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
+
+
+def works(machine: Machine) -> bool:
+    """Whether the status says so of the feature."""
+    status = machine.status()
+    return status is not None and status.features["metrics-server"].state == "healthy"
 
 
 def measures(machine: Machine, name: str) -> bool:
