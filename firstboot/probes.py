@@ -12,6 +12,12 @@ from firstboot.failure import BasaltError
 from firstboot.kube import SECONDS, Client, Trust
 
 
+class Lack(str):
+    """A reason that the service itself gives: it runs, and something that it needs from outside is missing."""
+
+    __slots__ = ()
+
+
 class Probe(Protocol):
     """Asks one service."""
 
@@ -89,9 +95,10 @@ class ToldProbe:
     async def __call__(self, client: Client) -> str | None:
         """Read the file."""
         try:
-            return self.path.read_text().strip() or None
+            lack = self.path.read_text().strip()
         except FileNotFoundError:
             return self.pending
+        return Lack(lack) if lack else None
 
     @property
     def detail(self) -> str:

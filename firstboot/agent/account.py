@@ -60,7 +60,9 @@ class Account:
                 self.milestones.mark("datastore")
             components = {"datastore": part, **components}
         features = {f.name: observe.feature_part(f, parts) for f in course.wanted.features}
-        phase = observe.phase((*components.values(), *features.values()), standing.was_ready)
+        phase = observe.phase(
+            (*components.values(), *features.values()), standing.was_ready, self.observer.lacking
+        )
         shortage = self.shortage()
         # Services that a restore has yet to stop say that they are well, and so do those that cannot write any more.
         unfinished = result.failures or result.blocked or standing.places.unfinished or shortage
@@ -84,7 +86,7 @@ class Account:
                 *((shortage,) if shortage else ()),
                 *result.failures,
                 *(watch.failures if watch is not None else ()),
-                *observe.failures(parts),
+                *self.observer.failures(parts),
                 *self.answers.failures,
                 *(moves(standing.places.state) if course.node.config.role.has_control_plane else ()),
                 *_endings(course, expiries),

@@ -82,7 +82,7 @@ MEANINGS: Mapping[Phase, str] = {
     Phase.STARTING: "Services are being started.",
     Phase.JOINING: "The node is joining its cluster.",
     Phase.READY: "Everything the document asks for works.",
-    Phase.DEGRADED: "Something that worked does not work now.",
+    Phase.DEGRADED: "Something does not work that worked, or lacks what only others can mend.",
     Phase.UPDATING: "A new image is being installed or tried.",
     Phase.LEAVING: "The node is leaving its cluster.",
 }

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from firstboot.codes import Code
 from firstboot.loadbalancer.bird import HOLD
-from firstboot.report.status import Phase
+from firstboot.report.status import Phase, State, Status
 from image.vm.fleet import address
 from tests.node import JOIN_TOKEN, NodeFailed
 
@@ -62,12 +63,14 @@ FORGOTTEN_SECONDS = HOLD + 6.0
 class Site:
     """A cluster, somebody who asks on its network, and the routers that its settings name.
 
+    alone: the first node's status when the second router was not there yet
     returned: the node that was killed and is back
     """
 
     cluster: Cluster
     client: Wire
     routers: tuple[Router, Router]
+    alone: Status
     returned: Container | None = None
 
     @property
@@ -97,13 +100,30 @@ class Site:
 @pytest.fixture(scope="module")
 def site(able: None, tree: Tree) -> Iterator[Site]:
     """Three control planes with a Service that each of them serves; tests share it, and the last switches all off."""
-    with empty("dqlite", tree) as cluster, router(cluster, 0) as one, router(cluster, 1) as two:
-        made = Site(cluster, cluster.wires.place("client", CLIENT), (one, two))
-        nodes = started(cluster)
-        for node in nodes:
-            node.wait_until("its feature works", partial(works, node), JOINED_SECONDS)
-        service(nodes[0], "web", endpoints=CONTROL_PLANES)
-        yield made
+    with empty("dqlite", tree) as cluster, router(cluster, 0) as one:
+        first = founded(cluster)
+        first.wait_until("its network is not as it should be", partial(is_degraded, first), JOINED_SECONDS)
+        alone = first.status()
+        assert alone is not None
+        with router(cluster, 1) as two:
+            made = Site(cluster, cluster.wires.place("client", CLIENT), (one, two), alone)
+            first.wait_for_phase(Phase.READY, JOINED_SECONDS)
+            joined(cluster)
+            for node in made.nodes:
+                node.wait_until("its feature works", partial(works, node), JOINED_SECONDS)
+                greet(node)
+            service(first, "web", endpoints=CONTROL_PLANES)
+            yield made
+
+
+def test_a_node_that_starts_without_one_of_its_routers_names_it(site: Site) -> None:
+    [failure] = site.alone.failures
+    assert (failure.code, failure.path) == (Code.COMPONENT_DEGRADED, "load-balancer")
+    assert f"no BGP session with {ROUTERS[1]}" in failure.found and ROUTERS[0] not in failure.found
+    assert "goes on by itself" in failure.remedy
+    part = site.alone.features["load-balancer"]
+    assert part.state is State.DEGRADED and ROUTERS[1] in part.detail
+    assert all(each.state is State.HEALTHY for each in site.alone.components.values())
 
 
 def test_an_address_is_given_carried_and_announced(site: Site) -> None:
@@ -255,8 +275,8 @@ def is_off(node: Container) -> bool:
     )
 
 
-def started(cluster: Cluster) -> list[Container]:
-    """Return three control planes of which each greets whoever connects."""
+def founded(cluster: Cluster) -> Container:
+    """Return the first control plane, switched on."""
     founds = {"token": JOIN_TOKEN, "bootstrap": True, "virtual-address": VIRTUAL}
     document = {
         "version": 1,
@@ -264,14 +284,15 @@ def started(cluster: Cluster) -> list[Container]:
         "cluster": founds,
         "features": {"load-balancer": SETTINGS},
     }
-    cluster.add(CONTROL_PLANES[0], document).wait_for_phase(Phase.READY, JOINED_SECONDS)
+    return cluster.add(CONTROL_PLANES[0], document)
+
+
+def joined(cluster: Cluster) -> None:
+    """Have two other control planes join it."""
     for name in CONTROL_PLANES[1:]:
         joins = {"token": JOIN_TOKEN, "endpoints": [NODES[0]]}
         cluster.add(name, {"version": 1, "role": "control-plane", "cluster": joins})
     cluster.wait_whole()
-    for node in cluster.control_planes:
-        greet(node)
-    return cluster.control_planes
 
 
 def greet(node: Container) -> None:
@@ -287,6 +308,12 @@ def router(cluster: Cluster, number: int) -> Iterator[Router]:
     wire = cluster.wires.place(name, own)
     with Router(cluster.tree, cluster.folder / name, wire, own, systems, NODES) as made:
         yield made
+
+
+def is_degraded(node: Container) -> bool:
+    """Whether a node says that somebody should look at it."""
+    status = node.status()
+    return status is not None and status.phase is Phase.DEGRADED
 
 
 def works(node: Container) -> bool:

@@ -18,8 +18,8 @@ from firstboot.kube import Client, KubeError, Trust, object_path
 from firstboot.probes import (
     All,
     FileProbe,
-    HttpProbe,
     Found,
+    HttpProbe,
     NodeHasNetwork,
     NodeIsReady,
     Probe,

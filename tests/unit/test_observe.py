@@ -7,8 +7,10 @@ import asyncio
 
 import pytest
 
+from firstboot.codes import Code
 from firstboot.features.model import Feature
-from firstboot.observe import PATIENCE, Observer, failures, feature_part, phase
+from firstboot.observe import LACK_PATIENCE, PATIENCE, Observer, feature_part, phase
+from firstboot.probes import Lack
 from firstboot.report.status import Part, Phase, State
 from tests.unit.test_plan import service
 from tests.unit.test_reconcile import Answer, machine, unit
@@ -45,6 +47,25 @@ def test_a_part_that_never_worked_fails_in_the_end() -> None:
     assert look(observer, "activating", None).state is State.FAILED
 
 
+def test_a_part_that_lacks_something_from_outside_is_degraded_and_never_failed() -> None:
+    clock = Clock()
+    observer = Observer(clock)
+    lack = Lack("no BGP session with 192.0.2.1: active")
+    clock.now = 100
+    assert look(observer, "active", lack) == Part(State.STARTING, lack)
+    clock.now = 100 + LACK_PATIENCE
+    part = look(observer, "active", lack)
+    assert part == Part(State.DEGRADED, lack) and observer.lacking
+    (failure,) = observer.failures({"kubelet": part})
+    assert (failure.code, failure.found) == (Code.COMPONENT_DEGRADED, lack)
+    assert "started again" not in failure.remedy and "basalt logs kubelet" in failure.remedy
+    clock.now = 100 + LACK_PATIENCE + PATIENCE
+    assert look(observer, "active", lack).state is State.DEGRADED
+    assert look(observer, "active", None).state is State.HEALTHY
+    part = look(observer, "failed", lack)
+    assert "started again" in observer.failures({"kubelet": part})[0].remedy
+
+
 def test_a_part_that_was_not_wanted_meanwhile_starts_anew() -> None:
     observer = Observer(Clock())
     look(observer, "active", None)
@@ -65,10 +86,16 @@ STARTING, HEALTHY, DEGRADED, FAILED, OFF = (
         ([HEALTHY, STARTING], True, Phase.DEGRADED),
         ([HEALTHY, FAILED], False, Phase.DEGRADED),
         ([HEALTHY, DEGRADED], True, Phase.DEGRADED),
+        ([HEALTHY, DEGRADED], False, Phase.STARTING),
     ],
 )
 def test_the_phase(parts: list[Part], was_ready: bool, expected: Phase) -> None:
     assert phase(parts, was_ready) is expected
+
+
+def test_a_node_that_waits_for_others_is_degraded_before_it_was_ever_ready() -> None:
+    assert phase([HEALTHY, DEGRADED], was_ready=False, lacking=True) is Phase.DEGRADED
+    assert phase([HEALTHY, OFF], was_ready=False, lacking=True) is Phase.READY
 
 
 def test_a_feature_is_as_good_as_its_worst_service() -> None:
@@ -80,6 +107,7 @@ def test_a_feature_is_as_good_as_its_worst_service() -> None:
 
 
 def test_only_bad_parts_become_failures() -> None:
-    (failure,) = failures({"kubelet": Part(State.DEGRADED, "gone"), "containerd": STARTING})
+    parts = {"kubelet": Part(State.DEGRADED, "gone"), "containerd": STARTING}
+    (failure,) = Observer().failures(parts)
     assert (failure.path, failure.found) == ("kubelet", "gone")
     assert "basalt logs kubelet" in failure.remedy
