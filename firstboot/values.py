@@ -118,6 +118,11 @@ def is_restricted(label: str) -> bool:
     return not any(domain == each or domain.endswith(f".{each}") for each in OPEN_LABEL_DOMAINS)
 
 
+def is_of_one_machine(address: IPv4Address | IPv6Address) -> bool:
+    """Whether an address means the same machine to everybody who sends packets to it."""
+    return not (address.is_loopback or address.is_unspecified or address.is_multicast)
+
+
 def parse_ip(text: str) -> IPv4Address | IPv6Address | None:
     """Return the address, None for text that is none; a zone index is refused."""
     try:

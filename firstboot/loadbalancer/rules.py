@@ -14,6 +14,7 @@ from firstboot.loadbalancer.addresses import BadSpan, Span, parse, spans
 from firstboot.rules.model import NODE_IP, NODE_IPV6, POD_CIDR, SERVICE_CIDR, VIRTUAL_ADDRESS, Rules
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path, show_path
+from firstboot.values import UNUSABLE, is_of_one_machine
 
 if TYPE_CHECKING:
     from firstboot.facts import Facts
@@ -27,19 +28,7 @@ MACHINES: tuple[tuple[Path, str], ...] = (
     (VIRTUAL_ADDRESS, "the API"),
 )
 RESERVED_ASN = {23456: "stands for any number above 65535", 65535: "is for nobody"}
-UNUSABLE = tuple(
-    Span.parse(text)
-    for text in (
-        "0.0.0.0/8",
-        "127.0.0.0/8",
-        "169.254.0.0/16",
-        "224.0.0.0/3",
-        "::/127",
-        "fe80::/10",
-        "ff00::/8",
-    )
-)
-"""Addresses that nobody outside can send packets to, or that mean something else."""
+UNUSABLE_SPANS = tuple(Span.parse(str(each)) for each in UNUSABLE)
 
 
 def check(rules: Rules) -> None:
@@ -59,7 +48,7 @@ def _spans(rules: Rules) -> Iterator[tuple[Path, Span]]:
         except BadSpan as error:
             rules.fail(Code.BAD_NETWORK, path, show(str(error)), show(error.remedy))
             continue
-        if other := next((each for each in UNUSABLE if each.overlaps(span)), None):
+        if other := next((each for each in UNUSABLE_SPANS if each.overlaps(span)), None):
             found = f"`{show(text)}` has addresses of {other}, which cannot be reached by other machines"
             rules.fail(Code.BAD_NETWORK, path, found, "Choose addresses that clients can reach.")
             continue
@@ -105,7 +94,7 @@ def _routers(rules: Rules, known: list[tuple[Path, Span]]) -> None:
             continue
         text = peer["address"]
         address = parse(text) if "%" not in text else None
-        if address is None or address.is_loopback or address.is_multicast or address.is_unspecified:
+        if address is None or not is_of_one_machine(address):
             rules.fail(
                 Code.BAD_ADDRESS,
                 where,

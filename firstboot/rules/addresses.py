@@ -18,7 +18,7 @@ from firstboot.rules.model import (
 )
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path
-from firstboot.values import is_host_name, parse_ip
+from firstboot.values import is_host_name, is_of_one_machine, parse_ip
 
 VIRTUAL_ROUTER: Path = ("basalt", "cluster", "virtual-router-id")
 
@@ -63,7 +63,7 @@ def _api_address(rules: Rules) -> None:
         return
     address = parse_ip(text)
     if address is not None:
-        if address.is_loopback or address.is_unspecified or address.is_multicast:
+        if not is_of_one_machine(address):
             rules.fail(
                 Code.BAD_ADDRESS,
                 path,

@@ -10,7 +10,7 @@ from firstboot.failure import BasaltError
 from firstboot.rules.model import POD_CIDR, SERVICE_CIDR, Rules
 from firstboot.schemacheck import show
 from firstboot.strictyaml import Path
-from firstboot.values import endpoint_url, parse_ip
+from firstboot.values import endpoint_url, is_of_one_machine, parse_ip
 
 DATASTORE_TYPE: Path = ("basalt", "datastore", "type")
 EXTERNAL: Path = ("basalt", "datastore", "external")
@@ -72,7 +72,7 @@ def _endpoints(rules: Rules) -> None:
             if text.lower().startswith("http://"):
                 remedy = "Have etcd serve https with client certificates, and write `https://`."
             rules.fail(Code.BAD_URL, path, f"`{show(text)}`", remedy)
-        elif address is not None and (address.is_loopback or address.is_unspecified or address.is_multicast):
+        elif address is not None and not is_of_one_machine(address):
             found = f"{address} is another machine for each control plane, or none"
             rules.fail(Code.BAD_ADDRESS, path, found, "Write an address that all control planes reach.")
         elif address is not None and any(address in network for network in inside):
