@@ -364,8 +364,8 @@ def leaves_and_knows_nothing_any_more(first: Machine, second: Machine) -> None:
     assert said.splitlines()[-1] == "w-1 is out of the cluster: its name and address are free"
     second.wait_for_power_off()
     assert [node["metadata"]["name"] for node in first.get("nodes")["items"]] == ["node-1"]
-    status = first.status()
-    assert status and status.phase is Phase.READY
+    # On a busy host a look at what pods use may be late just now.
+    first.wait_for_phase()
     second.start()
     # The token that let it in was a file on its disk; what it was booted with has the wrong one.
     second.wait_until("it is new again", partial(says, second, Code.TOKEN_UNKNOWN), READY_SECONDS)
