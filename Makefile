@@ -27,7 +27,7 @@ SEED ?= $(shell date +%s)
 PAIRS ?= 2
 BUILD ?= warm
 CLUSTERS ?= 1
-RUN = exec $$venv/bin/python -m pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=15
+RUN = exec $$venv/bin/python -m pytest --numprocesses=$(MACHINES) --dist=loadgroup -v --durations=0 --durations-min=10
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.
 VENV = $$($(PYTHON) -m image.venv)
 

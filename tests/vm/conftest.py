@@ -45,15 +45,20 @@ ReadyCopy = Callable[[str], Machine]
 ORDER = (
     "first_boot",
     "life",
-    "local_storage",
     "torture",
-    "workers",
-    "backup",
+    "local_storage",
     "documents",
     "bad_documents",
     "administration",
+    "settings",
+    "ingress",
+    "network_policy",
+    "metrics_server",
+    "dual_stack",
+    "workers",
+    "backup",
 )
-"""What most of the others depend on comes first, and what takes longest is not last."""
+"""What most of the others depend on comes first, and each feature on one machine before all of them on two."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods under policies: forbidden, allowed by a selector, an old connection cut, and all of it after a power cut."""
+"""Pods under policies: forbidden, allowed by a selector, an old connection cut; test_workers.py cuts the power."""
 
 from __future__ import annotations
 
@@ -69,35 +69,12 @@ def test_policies_decide_who_reaches_a_pod(ready_machine: Machine) -> None:
 
     machine.kubectl("delete", "networkpolicy", "allow")
     machine.wait_until("it is forbidden", lambda: not reaches(machine, probe), FOLLOWED_SECONDS)
-    is_so_after_a_power_cut(machine)
     machine.kubectl("delete", "networkpolicy", "deny")
     machine.wait_until("nothing is left", partial(is_gone, machine), NOTICED_SECONDS)
-    [probe] = pods.addresses(machine, "probe")
     assert reaches(machine, probe)
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
-
-
-def is_so_after_a_power_cut(machine: Machine) -> None:
-    """Nothing has passed before the rules were there: the kubelet started after them."""
-    machine.power_cut()
-    machine.start()
-    machine.wait_for_boot()
-    machine.wait_for_phase(Phase.READY)
-    for name in ("probe", "other"):
-        pods.wait_answers(machine, name)
-    [probe] = pods.addresses(machine, "probe")
-    assert not reaches(machine, probe)
-    assert reaches_from_node(machine, probe)
-    began = {
-        unit: int(machine.run(f"systemctl show -p {moment} --value {unit}").stdout)
-        for unit, moment in (
-            ("network-policy", "ActiveEnterTimestampMonotonic"),
-            ("kubelet", "ExecMainStartTimestampMonotonic"),
-        )
-    }
-    assert 0 < began["network-policy"] < began["kubelet"]
 
 
 def reaches(machine: Machine, host: str, port: int = 8080) -> bool:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cluster's settings as an administrator changes them, and what the node's services have of it."""
+"""The cluster's settings as an administrator changes them, and what the node's services have of it.
+
+That they outlive a loss of power is in test_workers.py.
+"""
 
 from __future__ import annotations
 
@@ -53,9 +56,6 @@ def test_settings_are_set_followed_refused_and_reverted(ready_machine: Machine) 
         (1, "document of node-1"),
     ]
 
-    machine.reboot()
-    status = machine.wait_for_phase(Phase.READY)
-    assert status.settings is not None and status.settings.version == 4
     states.check_furniture(machine)
     assert machine.failed_units() == []
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -200,21 +200,33 @@ def test_a_clock_that_is_wrong_in_a_cluster_that_works(pair: Pair) -> None:
 
 
 def test_what_the_loss_of_the_control_plane_does_not_end(pair: Pair) -> None:
-    """It loses its power: the worker says so, its pods go on, and it answers for addresses; later all is well again."""
+    """It loses its power: the worker says so, its pods go on, and it answers for addresses; later all is well again.
+
+    What was forbidden is forbidden from the first moment, and the settings are those from before.
+    """
     first, second = pair.nodes
-    before, local = containers(second), given(first, "local")
-    within = [*across.inside(pair, second), "-m"]
+    before, local, settings = containers(second), given(first, "local"), followed(first)
+    within = across.inside(pair, second)
+    create(first, policy("deny", "probe"))
+    first.wait_until("it is forbidden", lambda: asks_probe(pair, within) == [], NOTICED_SECONDS)
     first.power_cut()
     second.wait_until("it carries the address", partial(carries, second, local), CARRIED_SECONDS)
     second.wait_until("the loss is told", partial(is_degraded, second), NOTICED_SECONDS)
     assert containers(second) == before
-    assert asked_inside(second, within, "dns", f"{WEB}.default.svc.{DOMAIN}")["addresses"]
+    assert asked_inside(second, [*within, "-m"], "dns", f"{WEB}.default.svc.{DOMAIN}")["addresses"]
     first.start()
     first.wait_for_boot()
     first.wait_for_phase()
     second.wait_for_phase()
     assert containers(second) == before
-    pods.wait_answers(first, "w-1")
+    assert followed(first) == followed(second) == settings
+    for name in ("probe", "w-1"):
+        pods.wait_answers(first, name)
+    first.wait_until("its own node reaches it", lambda: asks_probe(pair, ()) == ["ok"], NOTICED_SECONDS)
+    assert asks_probe(pair, within) == []
+    assert 0 < began(first, "network-policy", "ActiveEnter") < began(first, "kubelet", "ExecMainStart")
+    first.kubectl("delete", "networkpolicy", "deny")
+    first.wait_until("it is let in", lambda: asks_probe(pair, within) == ["ok"], NOTICED_SECONDS)
 
 
 def test_a_worker_leaves(pair: Pair) -> None:
@@ -301,6 +313,24 @@ def asked_inside(node: Machine, enter: list[str], *question: str) -> dict[str, A
     said = node.run([*enter, "/testpod", *question], check=False)
     answer: dict[str, Any] = json.loads(said.stdout)
     return answer
+
+
+def asks_probe(pair: Pair, within: Sequence[str]) -> list[str]:
+    """Return what the pod on the control plane answers to one of the worker's, or to its own node without `within`."""
+    [probe] = pods.addresses(pair.first)
+    asking = pair.second if within else pair.first
+    return answers(asking, f"http://{probe}:8080/healthz", inside=within)
+
+
+def followed(machine: Machine) -> int | None:
+    """Return which version of the cluster's settings a node follows."""
+    status = machine.status()
+    return status.settings.version if status and status.settings else None
+
+
+def began(machine: Machine, unit: str, moment: str) -> int:
+    """Return when a unit did, in microseconds since the kernel started."""
+    return int(machine.run(f"systemctl show -p {moment}TimestampMonotonic --value {unit}").stdout)
 
 
 def is_web(pair: Pair, asking: Machine, url: str, host: str = "") -> bool:
