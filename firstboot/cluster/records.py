@@ -105,10 +105,15 @@ async def machines(client: Client) -> list[Machine]:
     return [Machine(**item["data"]) for item in found["items"]]
 
 
-def internal_address(node: Any) -> str | None:
-    """Return by which address other machines reach the one of a Node object; None before its kubelet has said."""
+def internal_addresses(node: Any) -> tuple[str, ...]:
+    """Return by which addresses other machines reach the one of a Node object; none before its kubelet has said."""
     addresses = node.get("status", {}).get("addresses", ())
-    return next((str(each["address"]) for each in addresses if each["type"] == "InternalIP"), None)
+    return tuple(str(each["address"]) for each in addresses if each["type"] == "InternalIP")
+
+
+def internal_address(node: Any) -> str | None:
+    """Return the first of them: that by which the cluster's own services reach it."""
+    return next(iter(internal_addresses(node)), None)
 
 
 def machine_object(machine: Machine) -> Object:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from firstboot.cluster.records import internal_address
+from firstboot.cluster.records import internal_addresses
 from firstboot.loadbalancer.addresses import Address, parse
 
 ANNOTATION = "basalt.io/load-balancer-ips"
@@ -63,10 +63,15 @@ class Service:
 
 @dataclass(frozen=True)
 class Member:
-    """A node: where others reach it, and whether it takes packets from outside."""
+    """A node: where others reach it, at one address or at one of each IP version, and whether packets come in here."""
 
-    address: str
+    addresses: tuple[str, ...]
     excluded: bool = False
+
+    @property
+    def address(self) -> str:
+        """Where the other nodes' keepalived reaches it."""
+        return self.addresses[0]
 
 
 def service(obj: Any) -> Service | None:
@@ -103,8 +108,8 @@ def written_by_us(obj: Any) -> bool:
 
 def member(obj: Any) -> Member | None:
     """Return what is kept of a node, None for one that has not told its address yet."""
-    address = internal_address(obj)
-    return Member(address, EXCLUDED in obj["metadata"].get("labels", {})) if address else None
+    addresses = internal_addresses(obj)
+    return Member(addresses, EXCLUDED in obj["metadata"].get("labels", {})) if addresses else None
 
 
 def endpoints_on(node: str, obj: Any) -> str | None:

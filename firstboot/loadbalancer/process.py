@@ -90,7 +90,7 @@ class Balancer:
     @property
     def pool(self) -> Pool:
         """What there is to give, as far as nodes are known."""
-        return self.settings.pool({name: each.address for name, each in self._nodes.objects.items()})
+        return self.settings.pool({name: each.addresses for name, each in self._nodes.objects.items()})
 
     def _changed_nodes(self) -> None:
         self._news.set()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -49,10 +50,10 @@ class Settings:
             virtual=None if virtual is None else (virtual[0], virtual[1]),
         )
 
-    def pool(self, nodes: dict[str, str]) -> Pool:
-        """Return what there is to give; nodes: the address of each."""
+    def pool(self, nodes: Mapping[str, Iterable[str]]) -> Pool:
+        """Return what there is to give; nodes: the addresses of each."""
         spans = addresses.spans(self.feature.cidrs)
-        others = {**{address: f"the node {name}" for name, address in nodes.items()}}
+        others = {address: f"the node {name}" for name, own in nodes.items() for address in own}
         others |= {
             peer.address: "a router of features.load-balancer.bgp-peers" for peer in self.feature.bgp_peers
         }

@@ -146,7 +146,7 @@ class Router(Beside):
         mine, theirs = systems
         sessions = "".join(
             f"protocol bgp node{number} {{\n local as {mine};\n neighbor {node} as {theirs};\n direct;\n"
-            " ipv4 { import all; export none; };\n}\n"
+            " ipv4 { import all; export none; };\n ipv6 { import all; export none; };\n}\n"
             for number, node in enumerate(nodes, 1)
         )
         self._text = f"log stderr all;\nrouter id {own};\nprotocol device {{ }}\n{sessions}"

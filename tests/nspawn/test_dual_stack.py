@@ -21,6 +21,7 @@ import pytest
 
 from firstboot.codes import Code
 from firstboot.features.network import ROUTES_PROTOCOL
+from firstboot.loadbalancer.addresses import Span
 from firstboot.paths import CNI_CONFIG
 from firstboot.report.status import Phase
 from firstboot.values import bracketed
@@ -31,6 +32,7 @@ from tests.objects import endpoints, service, text
 from .cluster import CONTROL_PLANES, JOINED_SECONDS, WORKER, Cluster
 from .container import Container, Tree
 from .host import empty
+from .outsiders import Router, asks
 from .web import serving
 from .wires import CARD, Wire
 
@@ -40,6 +42,10 @@ PREFIX, FIRST_IPV6, SERVER_IPV6 = "fd00::", "fd00::1", "fd00::60"
 SERVER = address(60)
 NAME = "web.default.svc.cluster.local"
 PORT, POD_PORT = 8080, 7000
+POOLS = (f"{address(200)}-{address(209)}", "fd00::2:0/124")
+ROUTER, ROUTER_IPV6, SYSTEM = address(111), "fd00::111", 64512
+"""Of BGP, in the nodes' autonomous system, to which it speaks by IPv4 alone."""
+EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 FOLLOWED_SECONDS = 60.0
 """From a change of an object to what kube-proxy and CoreDNS make of it, on a busy host."""
 AMOUNT = 1 << 20
@@ -230,6 +236,87 @@ def test_plain_routes_lead_to_both_networks_of_a_node(site: Site) -> None:
         site.worker.wait_until(f"plain routes are used for IPv{version}", back, FOLLOWED_SECONDS)
         assert near.python(COUNT, far.addresses[version]) == str(AMOUNT), version
     site.cluster.wait_whole()
+
+
+def test_a_load_balancers_addresses_of_both_versions_are_carried_and_announced(site: Site) -> None:
+    first, client = site.first, site.cluster.wires.place("client", address(110), "fd00::110")
+    wire = site.cluster.wires.place("bgp", ROUTER, ROUTER_IPV6)
+    names = (FIRST, WORKER)
+    nodes = [address(1), address(2)]
+    with Router(
+        site.cluster.tree, site.cluster.folder / "bgp", wire, ROUTER, (SYSTEM, SYSTEM), nodes
+    ) as router:
+        peers = json.dumps([{"address": ROUTER, "asn": SYSTEM}])
+        settings = {"enabled": "true", "l2-mode": "true", "bgp-mode": "true", "bgp-local-asn": f"{SYSTEM}"}
+        settings |= {"bgp-peers": peers, "cidrs": json.dumps(POOLS)}
+        first.run(
+            ["basalt", "set", *(f"features.load-balancer.{name}={value}" for name, value in settings.items())]
+        )
+        behind = (endpoints("both", [SERVER], PORT), endpoints("both", [SERVER_IPV6], PORT, version=6))
+        both = service("both", type="LoadBalancer", ipFamilyPolicy="RequireDualStack")
+        first.kubectl("apply", "-f", "-", stdin=text(both, *behind))
+        first.wait_until("it has two addresses", lambda: len(balanced(site)) == 2, JOINED_SECONDS)
+        for each, pool, own in zip(balanced(site), POOLS, (SERVER, SERVER_IPV6), strict=True):
+            assert ip_address(each) in Span.parse(pool)
+            version = ip_address(each).version
+            first.wait_until(f"{each} is carried", partial(carrier, site, client, each), FOLLOWED_SECONDS)
+            served = partial(is_fetched, client, each, own)
+            first.wait_until(f"{each} is served", served, FOLLOWED_SECONDS)
+            hops = {address_of(site, name, version) for name in names}
+            told = partial(is_told, router, each, hops)
+            first.wait_until(f"{each} is announced", told, FOLLOWED_SECONDS)
+
+            carrying = carrier(site, client, each)
+            [other] = {*names} - {carrying}
+            first.kubectl("label", "node", str(carrying), f"{EXCLUDED}=")
+            moved = partial(is_carrier, site, client, each, other)
+            first.wait_until(f"{each} is carried by the other node", moved, FOLLOWED_SECONDS)
+            first.wait_until(f"{each} is served", served, FOLLOWED_SECONDS)
+            left = partial(is_told, router, each, {address_of(site, other, version)})
+            first.wait_until("the router knows", left, FOLLOWED_SECONDS)
+            first.kubectl("label", "node", str(carrying), f"{EXCLUDED}-")
+        first.kubectl("delete", "service", "both")
+        first.run("basalt disable load-balancer")
+    site.cluster.wait_whole()
+
+
+def balanced(site: Site) -> list[str]:
+    """Return the addresses that the Service of type LoadBalancer has."""
+    ingress = site.first.get("service", "both")["status"]["loadBalancer"].get("ingress", [])
+    return sorted((str(each["ip"]) for each in ingress), key=lambda each: ip_address(each).version)
+
+
+def carrier(site: Site, client: Wire, asked: str) -> str | None:
+    """Return the node that says on the network that an address is its own."""
+    mac = asks(client, asked)
+    macs = {name: site.cluster.wires.connect(name).mac for name in site.cluster.nodes}
+    return next((name for name, own in macs.items() if own == mac), None)
+
+
+def is_carrier(site: Site, client: Wire, asked: str, name: str) -> bool:
+    """Whether it is this node."""
+    return carrier(site, client, asked) == name
+
+
+def is_fetched(client: Wire, asked: str, name: str) -> bool:
+    """Whether who is beside the cluster gets an answer of that server."""
+    argv = [
+        "ip",
+        "netns",
+        "exec",
+        client.namespace,
+        sys.executable,
+        "-c",
+        FETCH,
+        f"http://{bracketed(asked)}/",
+    ]
+    done = subprocess.run(argv, capture_output=True, timeout=30)
+    return done.returncode == 0 and json.loads(done.stdout)["name"] == name
+
+
+def is_told(router: Router, asked: str, hops: set[str]) -> bool:
+    """Whether the router would send packets for an address to these nodes."""
+    return router.hops(asked) == hops
 
 
 def goes_by(node: Container, to: str, gateway: str) -> bool:

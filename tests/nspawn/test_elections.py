@@ -25,7 +25,7 @@ from .container import Tree
 from .outsiders import Beside, asks
 from .wires import CARD, Wire, Wires, ip
 
-NODES = {f"node-{number}": Member(address(number)) for number in (1, 2, 3)}
+NODES = {f"node-{number}": Member((address(number),)) for number in (1, 2, 3)}
 OWN6, CLIENT6 = "fd00:5::{}", "fd00:5::99"
 ADDRESSES = [*(address(number) for number in range(100, 106)), "fd00:5::a0", "fd00:5::a1"]
 START_SECONDS = 15.0

@@ -245,12 +245,14 @@ def test_endpoints_and_nodes() -> None:
         {"type": "Hostname", "address": "x"},
         {"type": "InternalIP", "address": "192.0.2.1"},
     ]
-    assert member(node) == Member("192.0.2.1")
+    assert member(node) == Member(("192.0.2.1",))
+    node["status"]["addresses"].append({"type": "InternalIP", "address": "2001:db8::1"})
+    assert member(node) == Member(("192.0.2.1", "2001:db8::1"))
     node["metadata"]["labels"] = {"node.kubernetes.io/exclude-from-external-load-balancers": ""}
-    assert member(node) == Member("192.0.2.1", excluded=True)
+    assert member(node) == Member(("192.0.2.1", "2001:db8::1"), excluded=True)
 
 
-NODES = {f"node-{number}": Member(f"192.0.2.{number}") for number in (1, 2, 3)}
+NODES = {f"node-{number}": Member((f"192.0.2.{number}",)) for number in (1, 2, 3)}
 
 
 def test_a_node_takes_packets_for_what_it_can_serve() -> None:
@@ -267,7 +269,7 @@ def test_a_node_takes_packets_for_what_it_can_serve() -> None:
         ("192.0.2.64", "default/all"),
         ("192.0.2.65", "default/here"),
     ]
-    away = {**NODES, "node-1": Member("192.0.2.1", excluded=True)}
+    away = {**NODES, "node-1": Member(("192.0.2.1",), excluded=True)}
     assert duties(known, away, "node-1", {"default/here"}) == ()
     assert duties(known, {}, "node-1", ()) == ()
 

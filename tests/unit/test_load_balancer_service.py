@@ -433,7 +433,8 @@ FEATURE = Settings.from_json(
 def test_settings_come_back_from_their_file() -> None:
     settings = Settings("node-1", CARDS, FEATURE, allocates=True, proxied=False, virtual=("192.0.2.66", 66))
     assert Settings.from_json(settings.to_json()) == settings
-    pool = settings.pool({"node-2": "192.0.2.65", "node-3": "203.0.113.3"})
+    nodes = {"node-2": ("203.0.113.2", "192.0.2.65"), "node-3": ("203.0.113.3",)}
+    pool = settings.pool(nodes)
     assert {str(address): who for address, who in pool.taken.items()} == {
         "192.0.2.65": "the node node-2",
         "192.0.2.66": "the API (cluster.virtual-address)",
