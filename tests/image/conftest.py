@@ -9,8 +9,7 @@ uki     the sections of the UKI
 bom     the SBOM
 signer  the keys the image ought to be signed with
 
-All tests here are meant for one worker, which unpacks everything once. pytest-xdist 3.8 does not keep them together
-under pytest 9.2 (pytest-dev/pytest-xdist#1386); then each worker unpacks for itself, which costs three seconds.
+Each process that has tests of a file here unpacks everything once, which takes three seconds.
 """
 
 from __future__ import annotations
@@ -34,13 +33,11 @@ SECONDS = 120 if artefacts.names(BUILD) else 7200
 """Time limit of a test. The first one waits for everything to be unpacked, and where there is no image for that."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here its marker, its worker and a time limit; first, because xdist reads the worker here too."""
+    """Give every test here its marker and a time limit."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.image)
-            item.add_marker(pytest.mark.xdist_group("image"))
             item.add_marker(pytest.mark.timeout(SECONDS))
 
 
