@@ -54,7 +54,7 @@ def told(node: Node) -> Settings:
     chosen = tuple(name for name in config.features.load_balancer.l2_interfaces if name in node.links)
     return Settings(
         node=node.name,
-        cards=Cards(node.ip, node.networks, chosen),
+        cards=Cards(node.ip, node.networks, chosen, node.ipv6.address if node.ipv6 else None),
         feature=config.features.load_balancer,
         allocates=config.role.has_control_plane,
         proxied=config.features.network.enabled,

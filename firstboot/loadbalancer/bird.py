@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 from firstboot.config import BgpPeer
@@ -29,10 +30,7 @@ def configuration(
     """Return the text; versions: IP versions of what may ever be announced, local: the nodes' autonomous system."""
     known = list(addresses)
     statics = "".join(_static(version, known) for version in versions)
-    channels = "".join(
-        f"    ipv{version} {{ import none; export where source = RTS_STATIC; next hop self; }};\n"
-        for version in versions
-    )
+    channels = "".join(_channel(version, cards) for version in versions)
     sessions = "".join(_session(number, peer, cards) for number, peer in enumerate(peers, 1))
     return f"""\
 log stderr all;
@@ -47,6 +45,13 @@ protocol device {{ }}
     error wait time 2, 15;
 {channels}}}
 {sessions}"""
+
+
+def _channel(version: int, cards: Cards) -> str:
+    own = cards.ip if version == ip_address(cards.ip).version else cards.ipv6
+    # In a session by the other version BIRD would name one of the card's addresses, that of a Service perhaps.
+    hop = f" next hop address {own};" if own else ""
+    return f"    ipv{version} {{ import none; export where source = RTS_STATIC; next hop self;{hop} }};\n"
 
 
 def _static(version: int, addresses: Iterable[Address]) -> str:

@@ -30,6 +30,7 @@ class Cards:
     """The interfaces of a node.
 
     ip:     by which other nodes reach it
+    ipv6:   the same for IPv6, where the cluster has it
     own:    (interface, ``address/prefix``), as facts have it
     chosen: interfaces that the cluster's settings name and the node has; empty where they name none
     """
@@ -37,6 +38,7 @@ class Cards:
     ip: str
     own: tuple[tuple[str, str], ...]
     chosen: tuple[str, ...] = ()
+    ipv6: str | None = None
 
     def place(self, address: Address) -> str | None:
         """Return the interface to put an address on; None where the node has no interface that it knows."""

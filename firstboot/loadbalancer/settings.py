@@ -43,7 +43,7 @@ class Settings:
         own = tuple((name, address) for name, address in cards["own"])
         return cls(
             node=data["node"],
-            cards=Cards(cards["ip"], own, tuple(cards["chosen"])),
+            cards=Cards(cards["ip"], own, tuple(cards["chosen"]), cards["ipv6"]),
             feature=LoadBalancerFeature.from_dict(data["feature"]),
             allocates=data["allocates"],
             proxied=data["proxied"],

@@ -242,7 +242,7 @@ def test_a_load_balancers_addresses_of_both_versions_are_carried_and_announced(s
     first, client = site.first, site.cluster.wires.place("client", address(110), "fd00::110")
     wire = site.cluster.wires.place("bgp", ROUTER, ROUTER_IPV6)
     names = (FIRST, WORKER)
-    nodes = [address(1), address(2)]
+    nodes = [site.cluster.nodes[name].address for name in names]
     with Router(
         site.cluster.tree, site.cluster.folder / "bgp", wire, ROUTER, (SYSTEM, SYSTEM), nodes
     ) as router:

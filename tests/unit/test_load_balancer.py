@@ -349,6 +349,15 @@ def test_bird_tells_routers_and_learns_nothing() -> None:
     assert text.count("import none") == 2 and "protocol kernel" not in text
 
 
+def test_routers_are_told_to_reach_addresses_by_those_of_the_node_in_sessions_of_either_version() -> None:
+    peers = (BgpPeer("192.0.2.254", 64513),)
+    for cards in (replace(CARDS, ipv6="2001:db8::1"), Cards("2001:db8::1", (), ipv6=None)):
+        text = bird.configuration([ip_address("2001:db8::10")], (6,), cards, 64512, peers)
+        assert "ipv6 { import none;" in text and "next hop address 2001:db8::1;" in text
+    text = bird.configuration([], (4, 6), CARDS, 64512, peers)
+    assert text.count("next hop address") == 1 and "next hop address 192.0.2.1;" in text
+
+
 def test_sessions_that_are_missing_are_said() -> None:
     table = [
         "Name       Proto      Table      State  Since         Info",

@@ -413,7 +413,7 @@ FEATURE = Settings.from_json(
     json.dumps(
         {
             "node": "node-1",
-            "cards": {"ip": "127.0.0.1", "own": [["lo", "127.0.0.1/8"]], "chosen": []},
+            "cards": {"ip": "127.0.0.1", "own": [["lo", "127.0.0.1/8"]], "chosen": [], "ipv6": None},
             "feature": {
                 "enabled": True,
                 "cidrs": ["192.0.2.64-192.0.2.66"],
