@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from firstboot.failure import BasaltError
-from firstboot.report.status import Phase, Status
+from firstboot.report.status import Phase, State, Status
 
 ADMIN_KUBECONFIG = "/etc/kubernetes/admin.kubeconfig"
 READY_SECONDS = 1500.0
@@ -99,6 +99,11 @@ class Node(ABC):
     @abstractmethod
     def status(self) -> Status | None:
         """Return the status document, or None while nobody answers."""
+
+    def says_healthy(self, feature: str) -> bool:
+        """Whether the status says that a feature works."""
+        status = self.status()
+        return status is not None and status.features[feature].state is State.HEALTHY
 
     @abstractmethod
     def watch(self) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from firstboot.report.status import State
 from image.vm.arguments import Accelerator
 
 from ..node import ADMIN_KUBECONFIG, READY_SECONDS
@@ -52,14 +51,10 @@ def measure(image: Path, accelerator: Accelerator) -> tuple[Start, ...]:
     """Measure pods in pairs; which of the two begins changes."""
     with copy("dqlite", image, accelerator) as machine:
         machine.run("basalt enable local-storage")
-        machine.wait_until("volumes can be made", partial(works, machine), READY_SECONDS)
+        machine.wait_until(
+            "volumes can be made", partial(machine.says_healthy, "local-storage"), READY_SECONDS
+        )
         return tuple(pair(machine, number) for number in range(TIMES))
-
-
-def works(machine: Machine) -> bool:
-    """Whether the node makes volumes."""
-    status = machine.status()
-    return status is not None and status.features["local-storage"].state == State.HEALTHY
 
 
 def pair(machine: Machine, number: int) -> Start:

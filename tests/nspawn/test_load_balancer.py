@@ -110,7 +110,9 @@ def site(able: None, tree: Tree) -> Iterator[Site]:
             first.wait_for_phase(Phase.READY, JOINED_SECONDS)
             joined(cluster)
             for node in made.nodes:
-                node.wait_until("its feature works", partial(works, node), JOINED_SECONDS)
+                node.wait_until(
+                    "its feature works", partial(node.says_healthy, "load-balancer"), JOINED_SECONDS
+                )
                 greet(node)
             service(first, "web", endpoints=CONTROL_PLANES)
             yield made
@@ -187,7 +189,7 @@ def test_addresses_outlive_restarts_of_everything(site: Site) -> None:
         node.run("systemctl restart load-balancer load-balancer-l2 load-balancer-bgp kube-apiserver")
     site.cluster.wait_whole()
     for node in site.nodes:
-        node.wait_until("its feature works", partial(works, node), GOES_ON_SECONDS)
+        node.wait_until("its feature works", partial(node.says_healthy, "load-balancer"), GOES_ON_SECONDS)
     assert {name: given(first, name) for name in before} == before
 
 
@@ -314,12 +316,6 @@ def is_degraded(node: Container) -> bool:
     """Whether a node says that somebody should look at it."""
     status = node.status()
     return status is not None and status.phase is Phase.DEGRADED
-
-
-def works(node: Container) -> bool:
-    """Whether the status says that the feature is well."""
-    status = node.status()
-    return status is not None and status.features["load-balancer"].state == "healthy"
 
 
 def detail(node: Container) -> str:

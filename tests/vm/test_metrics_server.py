@@ -26,7 +26,7 @@ def test_pods_are_measured_and_scaled(ready_machine: Machine) -> None:
     assert (
         "features.metrics-server.enabled: false -> true" in machine.run("basalt enable metrics-server").stdout
     )
-    machine.wait_until("it works", partial(works, machine), MEASURED_SECONDS)
+    machine.wait_until("it works", partial(machine.says_healthy, "metrics-server"), MEASURED_SECONDS)
     machine.kubectl("scale", "deployment", "probe", "--replicas=1")
     machine.wait_until("the pod is measured", partial(measures, machine, "probe"), MEASURED_SECONDS)
     assert machine.kubectl("top", "nodes", "--no-headers").stdout.split()[0] == "node-1"
@@ -64,12 +64,6 @@ def test_pods_are_measured_and_scaled(ready_machine: Machine) -> None:
     machine.wait_for_phase(Phase.READY)
     states.check_furniture(machine)
     assert machine.failed_units() == []
-
-
-def works(machine: Machine) -> bool:
-    """Whether the status says so of the feature."""
-    status = machine.status()
-    return status is not None and status.features["metrics-server"].state == "healthy"
 
 
 def measures(machine: Machine, name: str) -> bool:

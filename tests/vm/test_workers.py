@@ -365,15 +365,9 @@ def measures(machine: Machine, nodes: set[str]) -> bool:
 
 def healthy(machine: Machine, name: str) -> str:
     """Return what a feature that works says of itself."""
-    machine.wait_until(f"{name} works", partial(says_healthy, machine, name), SERVED_SECONDS)
+    machine.wait_until(f"{name} works", partial(machine.says_healthy, name), SERVED_SECONDS)
     status = machine.status()
     return status.features[name].detail if status else ""
-
-
-def says_healthy(machine: Machine, name: str) -> bool:
-    """Whether a feature works."""
-    status = machine.status()
-    return status is not None and status.features[name].state == "healthy"
 
 
 def containers(machine: Machine) -> list[str]:
