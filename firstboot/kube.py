@@ -33,6 +33,7 @@ CHANGE_SECONDS = 20.0
 """How long the API server may take to make an object as it should be: asked again it would only have more to do."""
 
 JSON = "application/json"
+APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON data; applied by the server under the agent's field manager."""
@@ -159,39 +160,39 @@ class Client:
         trust: Trust = Trust.CLUSTER,
         seconds: float = CHANGE_SECONDS,
     ) -> None:
-        """Make the object so by server-side apply; what others set in other fields stays.
+        """Make the object so by server-side apply; what others set in other fields stays. Raises KubeError.
 
         manager: whose fields these are; those it applied before and leaves out now are removed
         trust:   by whose certificate
         seconds: how long the answer may take
         """
-        await self._apply(object_path(obj), obj, manager, trust, seconds)
+        await self._patch(object_path(obj), obj, APPLY, manager, trust, seconds)
 
     async def apply_status(self, obj: Object) -> None:
         """Make the status of an object so, which `apply` leaves alone."""
-        await self._apply(f"{object_path(obj)}/status", obj, FIELD_MANAGER, Trust.CLUSTER, CHANGE_SECONDS)
-
-    async def _apply(self, path: str, obj: Object, manager: str, trust: Trust, seconds: float) -> None:
-        status, text = await self._request(
-            "PATCH",
-            f"{SERVER}{path}?fieldManager={manager}&force=true",
-            trust,
-            seconds,
-            json.dumps(obj),
-            "application/apply-patch+yaml",
-        )
-        if status not in (200, 201):
-            raise KubeError("PATCH", path, status, text)
+        await self._patch(f"{object_path(obj)}/status", obj, APPLY, FIELD_MANAGER)
 
     async def merge(self, path: str, change: Object, manager: str) -> Any:
         """Change some fields of an object, null removes one; return the object. Raises KubeError.
 
         With ``metadata.resourceVersion`` among them the object has to be that one still. manager: who says so
         """
-        url = f"{SERVER}{path}?fieldManager={manager}"
-        body, kind = json.dumps(change), "application/merge-patch+json"
-        status, text = await self._request("PATCH", url, Trust.CLUSTER, SECONDS, body, kind)
-        if status != 200:
+        return await self._patch(path, change, MERGE, manager)
+
+    async def _patch(
+        self,
+        path: str,
+        change: Object,
+        kind: str,
+        manager: str,
+        trust: Trust = Trust.CLUSTER,
+        seconds: float = CHANGE_SECONDS,
+    ) -> Any:
+        # Only who applies can be told that others own a field.
+        force = "&force=true" if kind == APPLY else ""
+        url = f"{SERVER}{path}?fieldManager={manager}{force}"
+        status, text = await self._request("PATCH", url, trust, seconds, json.dumps(change), kind)
+        if status not in (200, 201):
             raise KubeError("PATCH", path, status, text)
         return json.loads(text)
 

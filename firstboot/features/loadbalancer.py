@@ -76,7 +76,7 @@ OBJECTS: tuple[Object, ...] = (
         [
             allow("core", "services", "list watch"),
             allow("core", "services/status", "patch"),
-            allow("core", "events", "create patch"),
+            allow("core", "events", "get create update"),
         ],
     ),
     bind_user("basalt:load-balancer-allocator", ALLOCATOR),

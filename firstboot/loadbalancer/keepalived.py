@@ -30,9 +30,9 @@ class Cards:
     """The interfaces of a node.
 
     ip:     by which other nodes reach it
-    ipv6:   the same for IPv6, where the cluster has it
     own:    (interface, ``address/prefix``), as facts have it
     chosen: interfaces that the cluster's settings name and the node has; empty where they name none
+    ipv6:   as ip, for IPv6, where the cluster has it
     """
 
     ip: str

@@ -11,10 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
+from firstboot.events import Teller
 from firstboot.kube import Client, KubeError
 from firstboot.loadbalancer import objects
 from firstboot.loadbalancer.addresses import Pool
@@ -44,6 +43,7 @@ class Writer:
         self._services = Mirror(client, SERVICES, objects.service, self._news.set)
         self._pending: dict[str, tuple[str, Service]] = {}
         self._told: dict[str, str] = {}
+        self._teller = Teller(client, MANAGER)
 
     def look(self) -> None:
         """Have everything decided anew: the pool has changed."""
@@ -98,15 +98,13 @@ class Writer:
         self._pending[service.key] = service.version, replace(service, version=version, current=wanted)
         log.info("%s has %s", service.key, ", ".join(wanted) or "no address any more")
         if wanted:
-            await self._client.apply(
-                event(service, "Normal", "AddressGiven", f"has {', '.join(wanted)}"), MANAGER
-            )
+            await self._teller.tell(reference(service), "Normal", "AddressGiven", f"has {', '.join(wanted)}")
 
     async def _tell(self, service: Service, reason: str) -> None:
         if self._told.get(service.key, "") == reason:
             return
         if reason:
-            await self._client.apply(event(service, "Warning", "NoAddress", reason), MANAGER)
+            await self._teller.tell(reference(service), "Warning", "NoAddress", reason)
             log.info("%s: %s", service.key, reason)
         self._told[service.key] = reason
 
@@ -122,24 +120,12 @@ async def write(client: Client, service: Service, addresses: Iterable[str]) -> A
     return await client.merge(path, change, MANAGER)
 
 
-def event(service: Service, kind: str, reason: str, message: str) -> dict[str, Any]:
-    """Return an event on a Service: the same one whenever the same is said."""
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    digest = sha256(f"{service.uid} {reason} {message}".encode()).hexdigest()[:16]
+def reference(service: Service) -> dict[str, str]:
+    """Return how an event names a Service."""
     return {
         "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{service.name}.{digest}", "namespace": service.namespace},
-        "involvedObject": {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "namespace": service.namespace,
-            "name": service.name,
-            "uid": service.uid,
-        },
-        "type": kind,
-        "reason": reason,
-        "message": message,
-        "lastTimestamp": now,
-        "source": {"component": MANAGER},
+        "kind": "Service",
+        "namespace": service.namespace,
+        "name": service.name,
+        "uid": service.uid,
     }

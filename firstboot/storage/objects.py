@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from firstboot.storage import FINALIZER, HOSTNAME, PROVISIONED_BY, PROVISIONER
 from firstboot.storage.quantity import parse, write
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
-COMPONENT = "local-storage"
 
 
 @dataclass(frozen=True)
@@ -195,31 +192,4 @@ def volume_object(name: str, claim: Any, path: Path, node: str, size: int, polic
             "storageClassName": spec["storageClassName"],
             "volumeMode": "Filesystem",
         },
-    }
-
-
-def event(
-    about: Mapping[str, str], kind: str, reason: str, text: str, node: str, now: datetime
-) -> dict[str, Any]:
-    """Return an Event; that about the same thing with the same text has the same name.
-
-    about: reference to an object; kind: ``Normal`` or ``Warning``
-    """
-    digest = hashlib.sha256("\n".join((about["uid"], node, reason, text)).encode()).hexdigest()[:16]
-    when = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    namespace = about.get("namespace", "default")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{about['name'][:200]}.{digest}", "namespace": namespace},
-        "involvedObject": dict(about),
-        "type": kind,
-        "reason": reason,
-        "message": text,
-        "source": {"component": COMPONENT, "host": node},
-        "reportingComponent": PROVISIONER,
-        "reportingInstance": node,
-        "firstTimestamp": when,
-        "lastTimestamp": when,
-        "count": 1,
     }

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
+from firstboot.events import Teller
 from firstboot.kube import Client, KubeError
 from firstboot.storage import FINALIZER
 from firstboot.storage.decide import (
@@ -24,10 +24,11 @@ from firstboot.storage.decide import (
     Remove,
     goes,
 )
-from firstboot.storage.objects import SELECTED_NODE, Claim, Volume, event, node_of, volume_object
+from firstboot.storage.objects import SELECTED_NODE, Claim, Volume, node_of, volume_object
 from firstboot.storage.quantity import parse, show, write
 from firstboot.storage.volumes import PREFIX, Volumes
 
+COMPONENT = "local-storage"
 VOLUMES = "/api/v1/persistentvolumes"
 CONFLICT, MISSING = 409, 404
 RESIZING = ("Resizing", "FileSystemResizePending")
@@ -45,8 +46,12 @@ class Provisioner:
     client: Client
     node: str
     volumes: Volumes
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     told: dict[str, tuple[str, str]] = field(default_factory=dict)
+    teller: Teller = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Tell in the name of the node."""
+        self.teller = Teller(self.client, COMPONENT, self.node)
 
     async def apply(self, action: Action) -> None:
         """Do it. Raises KubeError and OSError; it may then be done in part, and is to be decided anew."""
@@ -103,7 +108,7 @@ class Provisioner:
             return
         log.info("made %s, %s, for the claim %s", path, show(action.size), action.claim)
         text = f"made PersistentVolume {action.name} with {show(action.size)} on node {self.node}"
-        await self._tell(action.claim.reference, "Normal", "ProvisioningSucceeded", text)
+        await self.teller.tell(action.claim.reference, "Normal", "ProvisioningSucceeded", text)
 
     async def _refuse(self, action: Refuse) -> None:
         claim = action.claim
@@ -111,7 +116,7 @@ class Provisioner:
         if self.told.get(claim.uid) == said:
             return
         log.info("claim %s: %s", claim, action.text)
-        await self._tell(claim.reference, "Warning", action.reason, action.text)
+        await self.teller.tell(claim.reference, "Warning", action.reason, action.text)
         if action.elsewhere and (found := await self._claim(claim)) is not None:
             # The scheduler keeps to the node that it has chosen until somebody takes that back.
             if self._waits(found):
@@ -143,7 +148,7 @@ class Provisioner:
         await self.client.send("PUT", f"{action.claim.path}/status", claim)
         log.info("claim %s has %s now", action.claim, show(action.size))
         text = f"the volume has {show(action.size)} now"
-        await self._tell(action.claim.reference, "Normal", "VolumeResizeSuccessful", text)
+        await self.teller.tell(action.claim.reference, "Normal", "VolumeResizeSuccessful", text)
 
     async def _reclaim(self, name: str) -> None:
         found = await self._object(name)
@@ -155,7 +160,7 @@ class Provisioner:
         except OSError as error:
             text = f"the data in {self.volumes.place} cannot be removed: {error.strerror}"
             reference = {"apiVersion": "v1", "kind": "PersistentVolume", "name": name}
-            await self._tell(
+            await self.teller.tell(
                 {**reference, "uid": found["metadata"]["uid"]}, "Warning", "VolumeFailedDelete", text
             )
             raise
@@ -186,21 +191,3 @@ class Provisioner:
             return
         if await asyncio.to_thread(self.volumes.drop, action.name, action.stage):
             log.info("removed the empty folder of %s, which nobody claims", action.name.removeprefix(PREFIX))
-
-    async def _tell(self, about: Mapping[str, str], kind: str, reason: str, text: str) -> None:
-        """Make an Event, or count one that is there already."""
-        wanted = event(about, kind, reason, text, self.node, self.clock())
-        place = f"/api/v1/namespaces/{wanted['metadata']['namespace']}/events"
-        try:
-            await self.client.send("POST", place, wanted)
-            return
-        except KubeError as error:
-            # A namespace that is being removed takes no Events.
-            if error.status not in (CONFLICT, MISSING, 403):
-                raise
-        path = f"{place}/{wanted['metadata']['name']}"
-        found = await self.client.get(path)
-        if found is not None:
-            found["count"] = found.get("count", 1) + 1
-            found["lastTimestamp"] = wanted["lastTimestamp"]
-            await self.client.send("PUT", path, found)

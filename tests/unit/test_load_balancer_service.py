@@ -90,7 +90,7 @@ class Api:
         path = request.path
         if path == places.LEASE:
             return await self._lease(request)
-        if "/events/" in path:
+        if path == "/api/v1/namespaces/default/events":
             self.events.append((await request.json())["message"])
             self.said.set()
             return web.json_response({}, status=201)
