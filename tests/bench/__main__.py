@@ -2,6 +2,7 @@
 """Measures boots, memory, sizes, builds, clusters and features, and says whether the goals are met.
 
 python3 -m tests.bench [run] [--pairs N] [--build none|warm|cold] [--clusters N] [--settle SECONDS]
+python3 -m tests.bench boots       also sizes and builds, beside the last results of the rest; [--pairs N] [--build …]
 python3 -m tests.bench clusters    only these, beside the last results of the rest; [--clusters N] [--settle SECONDS]
 python3 -m tests.bench features    only these, beside the last results of the rest; [--settle SECONDS]
 python3 -m tests.bench show        print the last results once more
@@ -29,7 +30,7 @@ from ..nspawn.host import built_tree, lacking
 from . import boots, builds, claims, features, tables
 from .builds import Build
 from .clusters import rounds
-from .results import FILE, Clusters, Host, Results, Side
+from .results import FILE, Builds, Clusters, Host, Results, Side
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
@@ -38,7 +39,7 @@ def main(args: Sequence[str]) -> int:
     """Run the command line described above."""
     parser = argparse.ArgumentParser(prog="tests.bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "action", nargs="?", default="run", choices=("run", "clusters", "features", "show", "docs")
+        "action", nargs="?", default="run", choices=("run", "boots", "clusters", "features", "show", "docs")
     )
     parser.add_argument("--pairs", type=int, default=2, help="boots of each side; 0: none")
     parser.add_argument("--build", type=Build, default=Build.WARM, choices=tuple(Build))
@@ -47,9 +48,11 @@ def main(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     match options.action:
         case "run":
-            results = run(options.pairs, options.build, options.settle)
+            results = run_boots(known(), options.pairs, options.build, options.settle)
             results = run_clusters(results, options.clusters, options.settle)
             results = run_features(results, options.settle)
+        case "boots":
+            results = run_boots(known(), options.pairs, options.build, options.settle)
         case "clusters":
             results = run_clusters(known(), options.clusters, options.settle)
         case "features":
@@ -64,11 +67,11 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def run(pairs: int, build: Build, settle: float) -> Results:
-    """Measure, keeping what there is after each boot."""
+def run_boots(results: Results, pairs: int, build: Build, settle: float) -> Results:
+    """Measure boots, sizes and builds, keeping what there is after each boot; the results' others stay as they are."""
     host.require_root()
     image, found = disks.pinned(built_image()), detection.detect(kernel())
-    results = Results(describe(found.value), load_sizes(BUILD))
+    results = replace(results, host=describe(found.value), sizes=load_sizes(BUILD), builds=Builds(), boots=())
     for boot in boots.pairs(image, found, pairs, settle):
         results = replace(results, boots=(*results.boots, boot))
         results.save()

@@ -40,7 +40,6 @@ API_SERVER = "systemctl show --value -p MainPID kube-apiserver"
 
 
 @pytest.mark.timeout(HELD_SECONDS + TEST_SECONDS)
-@pytest.mark.parametrize("cluster", ["dqlite"], indirect=True)
 def test_the_ca_is_replaced_and_nobody_is_refused(cluster: Cluster) -> None:
     """The worker is off when it begins, and is waited for."""
     cluster.wait_whole()
