@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -69,10 +71,14 @@ class KubeError(BasaltError):
 
 
 class Client:
-    """One connection pool for all probes and requests."""
+    """One connection pool for all probes and requests.
+
+    ahead: seconds by which this clock is ahead of the API server's, as of its last answer; less than 0: behind
+    """
 
     def __init__(self, pki: Path = PKI, identity: str = "agent") -> None:
         """Be known to the API server by the client certificate `identity`.crt below `pki`."""
+        self.ahead = 0.0
         self._pki = pki
         self._files = {**FILES, Trust.CLUSTER: ("ca-trusted.crt", f"{identity}.crt", f"{identity}.key")}
         self._session: aiohttp.ClientSession | None = None
@@ -219,6 +225,8 @@ class Client:
                 server_hostname=server,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
+                if url.startswith(SERVER) and (date := response.headers.get("Date")):
+                    self.ahead = time.time() - parsedate_to_datetime(date).timestamp()
                 return response.status, await response.text()
         except aiohttp.ClientConnectorError as error:
             # The error's own text shows objects of this program.

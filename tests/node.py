@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from firstboot.codes import Code
 from firstboot.failure import BasaltError
 from firstboot.report.status import Phase, State, Status
 
@@ -104,6 +105,11 @@ class Node(ABC):
         """Whether the status says that a feature works."""
         status = self.status()
         return status is not None and status.features[feature].state is State.HEALTHY
+
+    def tells(self, code: Code) -> bool:
+        """Whether the status has a failure of this kind."""
+        status = self.status()
+        return status is not None and code in [failure.code for failure in status.failures]
 
     @abstractmethod
     def watch(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from firstboot import observe, pki, space
+from firstboot.clocks import Clocks
 from firstboot.cluster.fence import LeftBehind
 from firstboot.failure import Failure
 from firstboot.intake import Taken
@@ -35,6 +36,7 @@ class Account:
     standing: Standing
     milestones: Milestones
     answers: Answers
+    clocks: Clocks
     observer: Observer = field(default_factory=Observer)
     shortage: Callable[[], Failure | None] = space.shortage
 
@@ -88,6 +90,7 @@ class Account:
                 *(watch.failures if watch is not None else ()),
                 *self.observer.failures(parts),
                 *self.answers.failures,
+                *self.clocks.failures,
                 *(moves(standing.places.state) if course.node.config.role.has_control_plane else ()),
                 *_endings(course, expiries),
                 *behind.failures(course.node.rotation),

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from firstboot.api.node import PlannedStep
+from firstboot.clocks import Clocks
 from firstboot.cluster.fence import Fence, LeftBehind
 from firstboot.cluster.joiner import Joiner
 from firstboot.intake import Intake, Taken
@@ -50,7 +51,8 @@ class Agent:
         """Make none yet."""
         self.standing = standing
         self.answers = Answers(standing, self.planned)
-        self.account = Account(standing, milestones, self.answers)
+        self.clocks = Clocks(standing.client)
+        self.account = Account(standing, milestones, self.answers, self.clocks)
         self._systemd = systemd
         self._intake = intake
         self._milestones = milestones
@@ -120,6 +122,8 @@ class Agent:
             # The node's records are others now: what they mean is for the next round.
             standing.wake.set()
         parts = await account.parts(course, machine)
+        if standing.was_ready:
+            await self.clocks.look(course.node.config.role)
         if course.node.config.role.has_control_plane and standing.serves():
             answers.routine.follow(course.node.config.datastore.backup)
         standing.publish(account.running(taken, course, result, parts))

@@ -18,6 +18,7 @@ from typing import Any
 
 from firstboot import files
 from firstboot.client import Client, Endpoint, Unreachable, split_url
+from firstboot.clocks import TOLERANCE, apart
 from firstboot.cluster import credentials
 from firstboot.cluster.membership import Membership
 from firstboot.cluster.messages import (
@@ -53,8 +54,6 @@ from firstboot.values import split_port
 
 SECONDS = 20.0
 """How long a control plane may take to answer a connection; one that is starting is slow."""
-CLOCK_TOLERANCE = 60
-"""Seconds by which the clocks of two nodes may differ."""
 TOKEN_PATH, ENDPOINTS_PATH = "basalt.cluster.token", "basalt.cluster.endpoints"
 
 
@@ -248,16 +247,11 @@ def _introduce(endpoint: Endpoint, token: Token) -> str:
 def _clocks(host: str, theirs: int, asked: float) -> Failure | None:
     """Compare the clocks; what passed between question and answer is not held against them."""
     now = time.time()
-    behind = theirs - now if theirs > now else asked - theirs if theirs < asked else 0.0
-    if behind <= CLOCK_TOLERANCE:
+    ahead = now - theirs if theirs > now else asked - theirs if theirs < asked else 0.0
+    if abs(ahead) <= TOLERANCE:
         return None
-    side = "behind" if theirs > now else "ahead of"
-    return Failure(
-        Code.CLOCKS_APART,
-        "basalt.time.servers",
-        f"the clock of this node is {behind:.0f} seconds {side} that of {host}",
-        "Name time servers that both nodes reach, or set the wrong clock; then it goes on by itself.",
-    )
+    remedy = "Name time servers that both nodes reach, or set the wrong clock; then it goes on by itself."
+    return apart(ahead, host, remedy=remedy)
 
 
 def _ask(client: Client, path: str, message: Message) -> Any:

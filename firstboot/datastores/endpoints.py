@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from firstboot.clocks import TOLERANCE, apart
 from firstboot.codes import Code
 from firstboot.datastores.external import Login
 from firstboot.failure import Failure
@@ -24,8 +25,6 @@ from firstboot.values import split_url
 
 SECONDS = 5.0
 """How long an endpoint may take from its connection to its last answer."""
-CLOCK_TOLERANCE = 60
-"""Seconds by which its clock may differ before somebody should know."""
 OLDEST = (3, 5, 24)
 """Oldest etcd that Kubernetes 1.37 is made for: MinExternalEtcdVersion in its kubeadm."""
 REFUSALS = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED)")
@@ -67,8 +66,8 @@ def ask(endpoint: str, login: Login, path: str) -> Answer:
             version, skew = _version(connection, end)
             _refuse_old(version)
             _refuse_sick(connection, end)
-        if abs(skew) > CLOCK_TOLERANCE:
-            notice = _clocks(endpoint, skew, path)
+        if abs(skew) > TOLERANCE:
+            notice = apart(-skew, endpoint, path)
     except _Wrong as wrong:
         found = f"{endpoint}: {wrong.found}"
         return Answer(endpoint, version, Failure(wrong.code, path, found, wrong.remedy))
@@ -206,16 +205,6 @@ def _refuse_sick(connection: http.client.HTTPSConnection, end: float) -> None:
         raise _Wrong(Code.DATASTORE_ALARM, f"has raised an alarm: {reason}", f"{remedy} {WHO_RUNS_IT}")
     remedy = f"Have a majority of its members brought back. {WHO_RUNS_IT}"
     raise _Wrong(Code.DATASTORE_NO_QUORUM, f"cannot read: {reason}", remedy)
-
-
-def _clocks(endpoint: str, skew: float, path: str) -> Failure:
-    side = "behind" if skew > 0 else "ahead of"
-    return Failure(
-        Code.CLOCKS_APART,
-        path,
-        f"the clock of this node is {abs(skew):.0f} seconds {side} that of {endpoint}",
-        "Name time servers that both reach, or set the wrong clock: certificates are valid by it.",
-    )
 
 
 def _not_etcd(found: str) -> _Wrong:

@@ -178,7 +178,7 @@ def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     cluster.wait_whole()
     cluster.verify()
     back.start()
-    back.wait_until("it knows that it is out", partial(is_left_behind, back), JOINED_SECONDS)
+    back.wait_until("it knows that it is out", partial(back.tells, Code.LEFT_BEHIND), JOINED_SECONDS)
     assert stays.run(f"systemctl is-active {UNITS[cluster.datastore]}").ok
     for gone in (lost, back):
         gone.discard()
@@ -207,12 +207,6 @@ def would_recover(node: Container, lost: Container) -> bool:
     assert told.code == 2 or "has-quorum" in told.stderr, told
     assert told.code != 2 or lost.address in told.stdout, told
     return told.code == 2
-
-
-def is_left_behind(node: Container) -> bool:
-    """Whether the node says that the cluster goes on without it."""
-    status = node.status()
-    return status is not None and Code.LEFT_BEHIND in [failure.code for failure in status.failures]
 
 
 def notes(node: Container) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, cast
 
@@ -142,6 +144,20 @@ def test_an_object_is_applied_by_the_server(monkeypatch: pytest.MonkeyPatch) -> 
 
     asyncio.run(apply())
     assert seen == [("PATCH", NODE, "fieldManager=basalt&force=true", "application/apply-patch+yaml")]
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+def test_an_answer_tells_how_far_the_clocks_are_apart(monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    async def handle(request: web.Request) -> web.Response:
+        return web.json_response({}, headers={"Date": formatdate(time.time() - hours * 3600, usegmt=True)})
+
+    async def asked() -> float:
+        async with served(handle) as url, Client() as client:
+            without_tls(monkeypatch, url)
+            await client.get("/api/v1/nodes/node-1")
+            return client.ahead
+
+    assert abs(asyncio.run(asked()) - hours * 3600) < 60
 
 
 def test_a_refusal_is_told_in_the_servers_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from firstboot.codes import Code
 from firstboot.report.status import Phase
 from image.vm.fleet import PATIENT, address
 from tests import members
 from tests.node import JOIN_TOKEN
 
 from . import states
+from .clocks import TWO_HOURS, agrees, set_clock
 from .cluster import Cluster, member
 from .conftest import ReadyCopy
 from .machine import Machine
@@ -21,6 +23,7 @@ from .machine import Machine
 NAMES = ("node-1", "node-2", "node-3")
 VOTERS_SECONDS = 180.0
 WITHOUT_ONE_SECONDS = 180.0
+CLOCKS_SECONDS = 300.0
 
 
 # Three machines at once take a small host longer than make test may; not seen through on machines yet.
@@ -52,6 +55,22 @@ def test_three_control_planes_do_without_any_one(
     for machine in cluster:
         machine.wait_for_phase(Phase.READY)
     assert {f"after-{machine.setup.name}" for machine in left} <= set(configmaps(lost))
+    goes_on_with_a_clock_that_is_wrong(cluster, datastore, lost)
+
+
+def goes_on_with_a_clock_that_is_wrong(cluster: Cluster, datastore: str, wrong: Machine) -> None:
+    """A control plane is two hours ahead: the others say so, and all of them write and stay Ready."""
+    set_clock(wrong, ahead=TWO_HOURS)
+    others = [machine for machine in cluster if machine is not wrong]
+    for machine in others:
+        machine.wait_until("it is told", partial(machine.tells, Code.CLOCKS_APART), CLOCKS_SECONDS)
+    for machine in cluster:
+        note(machine, f"apart-{machine.setup.name}")
+        machine.wait_for_phase(Phase.READY)
+        assert len(members.voters(machine, datastore)) == len(NAMES)
+    set_clock(wrong)
+    for machine in others:
+        machine.wait_until("clocks agree", partial(agrees, machine), CLOCKS_SECONDS)
 
 
 def joiner() -> dict[str, Any]:
