@@ -50,6 +50,16 @@ def _outage_rows(clusters: Clusters) -> Iterator[list[str]]:
                 outages = (each for found in clusters.of(datastore, 3) for each in found.outages)
                 cells.append(spread([getattr(each, place) for each in outages if each.loss is loss], 1))
             yield [f"leader {loss}, at {name}", *cells]
+    for loss in Loss:
+        yield [
+            f"carrier of the API's address {loss}, at that address",
+            *(_moves(clusters, each, loss) for each in DATASTORES),
+        ]
+
+
+def _moves(clusters: Clusters, datastore: str, loss: Loss) -> str:
+    moves = (each for found in clusters.of(datastore, 3) for each in found.moves)
+    return spread([each.seconds for each in moves if each.loss is loss], 1)
 
 
 def _weight_rows(clusters: Clusters) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from firstboot.report.status import Phase
+from image.vm.fleet import address
 
 from ..node import ADMIN_KUBECONFIG
 from ..nspawn.cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WORKER, Cluster
@@ -23,10 +24,11 @@ from ..nspawn.host import empty
 from . import availability, memory, writes
 from .availability import Load, Write
 from .boots import rest
-from .results import DATASTORES, MEMBERS, Loss, Outage, Weight
+from .results import DATASTORES, MEMBERS, Loss, Move, Outage, Weight
 from .results import Cluster as Measured
 
 LOAD_SECONDS, LOAD_WRITERS = 20.0, 8
+VIRTUAL = address(100)
 BALANCED_WRITERS = 3
 """Through a worker's balancer, which spreads connections evenly: one of them is to the control plane that is lost."""
 PROGRESS = 20
@@ -55,8 +57,8 @@ def measure(cluster: Cluster, members: int, settle: float) -> Measured:
     idle = weigh(nodes)
     taken = load(cluster)
     used = weigh(nodes)
-    outages = [lose_leader(cluster, loss) for loss in Loss] if members > 1 else ()
-    return Measured(cluster.datastore, members, round(ready, 1), idle, used, taken, tuple(outages))
+    outages, moves = (lose_leaders(cluster), lose_carriers(cluster)) if members > 1 else ((), ())
+    return Measured(cluster.datastore, members, round(ready, 1), idle, used, taken, outages, moves)
 
 
 def switch_on(cluster: Cluster, members: int) -> float:
@@ -107,6 +109,11 @@ class Probe:
         return all(later.count(number) >= PROGRESS for number in range(self.writers))
 
 
+def lose_leaders(cluster: Cluster) -> tuple[Outage, ...]:
+    """Lose the leader of the datastore in each way, one after the other."""
+    return tuple(lose_leader(cluster, loss) for loss in Loss)
+
+
 def lose_leader(cluster: Cluster, loss: Loss) -> Outage:
     """Lose the control plane whose member leads while others are written to, and make the cluster whole again."""
     leader = cluster.leader()
@@ -136,6 +143,32 @@ def lose_leader(cluster: Cluster, loss: Loss) -> Outage:
     return Outage(loss, *(round(seconds, 2) for seconds in found))
 
 
+def lose_carriers(cluster: Cluster) -> tuple[Move, ...]:
+    """Give the API a virtual address, and lose who carries it in each way, one after the other."""
+    first, worker = cluster.control_planes[0], cluster.nodes[WORKER]
+    first.run(f"basalt set cluster.virtual-address={VIRTUAL}")
+    first.wait_until("one carries it", lambda: len(cluster.carriers(VIRTUAL)) == 1, GOES_ON_SECONDS)
+    given = cluster.folder / "virtual.kubeconfig"
+    given.write_text(first.run("basalt kubeconfig").stdout)
+    return tuple(lose_carrier(cluster, worker, given, loss) for loss in Loss)
+
+
+def lose_carrier(cluster: Cluster, client: Container, given: Path, loss: Loss) -> Move:
+    """Lose the control plane that carries the API's address while a client writes through it."""
+    journal = cluster.folder / f"{loss.name}.virtual"
+    probe = Probe(1, partial(writes.read, journal))
+    [carrier] = cluster.carriers(VIRTUAL)
+    with writes.writing(client.beside, given, journal, 1, VIRTUAL):
+        wait_for(client, [probe], time.time())
+        lost = time.time()
+        lose(cluster, carrier, loss)
+        wait_for(client, [probe], time.time())
+    found = Move(loss, round(availability.worst(probe.read(), lost), 2))
+    bring_back(cluster, carrier, loss)
+    client.wait_until("one carries it", lambda: len(cluster.carriers(VIRTUAL)) == 1, GOES_ON_SECONDS)
+    return found
+
+
 def acknowledged(path: Path) -> list[Write]:
     """Return what was acknowledged to the torture program's writer; its last line may not be whole yet."""
     text = path.read_text() if path.exists() else ""
@@ -153,7 +186,7 @@ def wait_for(node: Container, probes: Sequence[Probe], since: float) -> None:
 def lose(cluster: Cluster, leader: Container, loss: Loss) -> None:
     """Lose a control plane."""
     if loss is Loss.KILLED:
-        leader.kill()
+        cluster.power_cut(leader)
     else:
         cluster.wires.divide([leader.name], [name for name in cluster.nodes if name != leader.name])
 

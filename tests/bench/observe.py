@@ -49,7 +49,7 @@ cat {ADMIN_KUBECONFIG}"""
 class Api:
     """The Kubernetes API of a machine over one connection that stays open."""
 
-    def __init__(self, port: int, kubeconfig: str) -> None:
+    def __init__(self, port: int, kubeconfig: str, host: str = "127.0.0.1") -> None:
         """Prepare; raises KeyError, TypeError or YAMLError for a file that is not complete."""
         data = yaml.safe_load(kubeconfig)
         cluster, user = data["clusters"][0]["cluster"], data["users"][0]["user"]
@@ -58,9 +58,7 @@ class Api:
             pair = Path(folder) / "pair.pem"
             pair.write_text(_decode(user["client-certificate-data"]) + _decode(user["client-key-data"]))
             context.load_cert_chain(pair)
-        self._connection = http.client.HTTPSConnection(
-            "127.0.0.1", port, timeout=ANSWER_SECONDS, context=context
-        )
+        self._connection = http.client.HTTPSConnection(host, port, timeout=ANSWER_SECONDS, context=context)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, bytes]:
         """GET, or POST a body; code 0 while nobody answers."""

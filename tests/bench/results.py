@@ -110,6 +110,19 @@ class Outage:
 
 
 @dataclass(frozen=True)
+class Move:
+    """Seconds without an acknowledged write through the API's virtual address after its carrier was lost."""
+
+    loss: Loss
+    seconds: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what dataclasses.asdict made of it."""
+        return cls(**{**data, "loss": Loss(data["loss"])})
+
+
+@dataclass(frozen=True)
 class Weight:
     """Bytes of memory of one control plane, on average: the datastore's service, and all processes."""
 
@@ -135,6 +148,7 @@ class Cluster:
     used: Weight
     load: Load
     outages: tuple[Outage, ...] = ()
+    moves: tuple[Move, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -144,6 +158,7 @@ class Cluster:
             "used": Weight(**data["used"]),
             "load": Load(**data["load"]),
             "outages": tuple(Outage.from_dict(each) for each in data["outages"]),
+            "moves": tuple(Move.from_dict(each) for each in data.get("moves", ())),
         }
         return cls(**{**data, **parts})
 

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes objects through an API server, and keeps a journal of those that were acknowledged.
 
-python3 -m tests.bench.writes --kubeconfig FILE --journal FILE --writers N
+python3 -m tests.bench.writes --kubeconfig FILE --journal FILE --writers N [--server ADDRESS]
 
 Each writer makes ConfigMaps of 1 KiB over a connection of its own, one after the other, until the program is
 asked to end. What is not answered within five seconds is given up, and the next request connects anew. It
-talks to port 6443 of the loopback address: on a control plane to its API server, on a worker to its balancer.
+talks to port 6443, if not told otherwise of the loopback address: on a control plane to its API server, on a worker to
+its balancer.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..node import NodeFailed
 from .availability import Write
 from .observe import Api
 
-PORT = 6443
+LOCAL, PORT = "127.0.0.1", 6443
 OBJECTS = "/api/v1/namespaces/default/configmaps"
 CONTENT = "x" * 1024
 DOWN_SECONDS = 0.02
@@ -48,9 +49,16 @@ def read(journal: Path) -> list[Write]:
 
 
 @contextmanager
-def writing(enter: Sequence[str], kubeconfig: Path, journal: Path, writers: int) -> Iterator[None]:
+def writing(
+    enter: Sequence[str], kubeconfig: Path, journal: Path, writers: int, server: str = LOCAL
+) -> Iterator[None]:
     """Let writers write meanwhile; enter: goes before the program, to run it elsewhere."""
-    options = [f"--kubeconfig={kubeconfig}", f"--journal={journal}", f"--writers={writers}"]
+    options = [
+        f"--kubeconfig={kubeconfig}",
+        f"--journal={journal}",
+        f"--writers={writers}",
+        f"--server={server}",
+    ]
     with Popen([*enter, sys.executable, "-m", __name__, *options], cwd=ROOT) as process:
         try:
             yield
@@ -67,13 +75,15 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--kubeconfig", type=Path, required=True)
     parser.add_argument("--journal", type=Path, required=True)
     parser.add_argument("--writers", type=int, required=True)
+    parser.add_argument("--server", default=LOCAL)
     options = parser.parse_args(args)
     end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: end.set())
     text = options.kubeconfig.read_text()
     with options.journal.open("w", buffering=1) as journal, ThreadPoolExecutor(options.writers) as pool:
         work = [
-            pool.submit(write, Api(PORT, text), number, journal, end) for number in range(options.writers)
+            pool.submit(write, Api(PORT, text, options.server), number, journal, end)
+            for number in range(options.writers)
         ]
     for each in work:
         each.result()

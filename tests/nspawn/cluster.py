@@ -20,7 +20,7 @@ from tests.node import JOIN_TOKEN, NodeFailed
 from tests.torture.programs import Torture
 
 from .container import Container, Tree
-from .wires import Wires
+from .wires import CARD, Wires, ip
 
 CONTROL_PLANES = ("node-1", "node-2", "node-3")
 WORKER = "node-4"
@@ -87,6 +87,16 @@ class Cluster:
     def others(self, node: Container) -> list[Container]:
         """Return the control planes that run, without this one."""
         return [each for each in self.control_planes if each is not node]
+
+    def carriers(self, virtual: str) -> list[Container]:
+        """Return the control planes that carry an address beside their own."""
+        shown = f"ip -4 -brief address show dev {CARD}"
+        return [node for node in self.control_planes if f" {virtual}/32 " in node.run(shown).stdout]
+
+    def power_cut(self, node: Container) -> None:
+        """Kill a node; the card outlives a container, and would answer for its addresses."""
+        node.kill()
+        ip("-n", self.wires.connect(node.name).namespace, "address", "flush", "dev", CARD)
 
     def wait_whole(self) -> None:
         """Wait until all nodes are Ready and all control planes vote; one that is alone does, on no address."""

@@ -23,7 +23,7 @@ from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, Cluster
 from .container import Container, Tree
 from .host import empty
 from .outsiders import Router, asks, reads
-from .wires import CARD, Wire, ip
+from .wires import Wire
 
 FIRST, SECOND, THIRD, LAST = (address(number) for number in range(200, 204))
 POOL = f"{FIRST}-{LAST}"
@@ -224,10 +224,9 @@ def test_who_comes_back_has_its_address_again(site: Site) -> None:
 
 
 def lost(site: Site, node: Container) -> float:
-    """Kill a node and return how long it took until another one answered; the card outlives a container."""
+    """Kill a node and return how long it took until another one answered."""
     begun = time.monotonic()
-    node.kill()
-    ip("-n", site.cluster.wires.connect(node.name).namespace, "address", "flush", "dev", CARD)
+    site.cluster.power_cut(node)
     while site.carrier(FIRST) is None:
         if time.monotonic() - begun > MOVED_SECONDS:
             raise NodeFailed(f"nobody has taken over from {node.name} within {MOVED_SECONDS:g} s")

@@ -24,7 +24,6 @@ from tests.node import JOIN_TOKEN, POLL_SECONDS, NodeFailed
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, Cluster
 from .container import Container, Tree
 from .host import empty
-from .wires import CARD, ip
 
 FIRST, *OTHERS = CONTROL_PLANES
 VIRTUAL, ELSEWHERE, CLIENT = address(100), address(101), address(102)
@@ -75,7 +74,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
     founds = {"token": JOIN_TOKEN, "bootstrap": True, "virtual-address": VIRTUAL}
     first = cluster.add(FIRST, document(1, cluster=founds))
     first.wait_for_phase(Phase.READY, JOINED_SECONDS)
-    assert carriers(cluster) == [first], "it carries the address before there is anybody else"
+    assert cluster.carriers(VIRTUAL) == [first], "it carries the address before there is anybody else"
     client = a_client(cluster, first)
     client.outage(time.monotonic())
 
@@ -83,7 +82,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
     for number, name in enumerate(OTHERS, 2):
         cluster.add(name, document(number, cluster={"token": JOIN_TOKEN, "endpoints": [VIRTUAL]}))
     cluster.wait_whole()
-    assert carriers(cluster) == [first], "whoever comes leaves it where it is"
+    assert cluster.carriers(VIRTUAL) == [first], "whoever comes leaves it where it is"
     for node in cluster.control_planes:
         node.wait_until("its status tells", partial(tells, node, first), GOES_ON_SECONDS)
     told = json.loads(first.run("basalt datastore status --json").stdout)
@@ -101,7 +100,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
     assert stays(cluster, second)
 
     begin = time.monotonic()
-    power_cut(cluster, second)
+    cluster.power_cut(second)
     gone = client.outage(begin)
     third = only_carrier(cluster)
     print(f"carrier killed: {third.name} answers after {gone:.1f} s")
@@ -115,7 +114,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
     first.wait_until(
         "one carries the new address", partial(are_carriers, cluster, 1, ELSEWHERE), GOES_ON_SECONDS
     )
-    assert carriers(cluster) == []
+    assert cluster.carriers(VIRTUAL) == []
     refused = first.run(f"basalt set cluster.virtual-address={first.address}", check=False)
     assert refused.code == 2, refused
     first.run("basalt set cluster.virtual-address=")
@@ -134,24 +133,14 @@ def a_client(cluster: Cluster, node: Container) -> Client:
     return Client(cluster.wires.place("client", CLIENT).namespace, tree / "usr/bin/kubectl", path)
 
 
-def carries(node: Container, virtual: str) -> bool:
-    """Whether an address is on a node's card."""
-    return f" {virtual}/32 " in node.run(f"ip -4 -brief address show dev {CARD}").stdout
-
-
-def carriers(cluster: Cluster, virtual: str = VIRTUAL) -> list[Container]:
-    """Return who carries an address now."""
-    return [node for node in cluster.control_planes if carries(node, virtual)]
-
-
 def are_carriers(cluster: Cluster, count: int, virtual: str) -> bool:
     """Whether so many carry an address now."""
-    return len(carriers(cluster, virtual)) == count
+    return len(cluster.carriers(virtual)) == count
 
 
 def only_carrier(cluster: Cluster) -> Container:
     """Return the one who carries it."""
-    found = carriers(cluster)
+    found = cluster.carriers(VIRTUAL)
     assert len(found) == 1, [node.name for node in found]
     return found[0]
 
@@ -160,7 +149,7 @@ def stays(cluster: Cluster, node: Container) -> bool:
     """Whether this one and nobody else has the address for a while."""
     end = time.monotonic() + STEADY_SECONDS
     while time.monotonic() < end:
-        if carriers(cluster) != [node]:
+        if cluster.carriers(VIRTUAL) != [node]:
             return False
         time.sleep(POLL_SECONDS)
     return True
@@ -178,9 +167,3 @@ def tells(node: Container, carrier: Container) -> bool:
     who = "this node" if node is carrier else carrier.name
     part = status.components.get("virtual-address") if status else None
     return part is not None and part.detail == f"{VIRTUAL} is carried by {who}"
-
-
-def power_cut(cluster: Cluster, node: Container) -> None:
-    """Kill a node; the card outlives a container, and would answer for its addresses."""
-    node.kill()
-    ip("-n", cluster.wires.connect(node.name).namespace, "address", "flush", "dev", CARD)

@@ -15,7 +15,7 @@ import pytest
 from tests.bench import availability, cluster_tables, clusters, tables, writes
 from tests.bench.availability import Load, Write, outage, worst
 from tests.bench.observe import Api
-from tests.bench.results import Cluster, Clusters, Loss, Outage, Results, Weight
+from tests.bench.results import Cluster, Clusters, Loss, Move, Outage, Results, Weight
 
 from .test_bench import HOST, results
 
@@ -24,8 +24,11 @@ MIB = 1 << 20
 
 def measured(datastore: str, members: int, ready: float = 20.0) -> Cluster:
     outages = [Outage(loss, 1.5, 2.5, 3.5) for loss in Loss] if members == 3 else []
+    moves = [Move(loss, 4.5) for loss in Loss] if members == 3 else []
     idle, used = Weight(30 * MIB, 500 * MIB), Weight(50 * MIB, 600 * MIB)
-    return Cluster(datastore, members, ready, idle, used, Load(400.0, 15.0, 60.0), tuple(outages))
+    return Cluster(
+        datastore, members, ready, idle, used, Load(400.0, 15.0, 60.0), tuple(outages), tuple(moves)
+    )
 
 
 FOUND = Clusters(
@@ -148,6 +151,7 @@ def test_tables_say_what_was_found_and_where_nothing_was() -> None:
     assert "10.0 / 15.0" in ready and "3.00 / 3.50" in ready and "2.00" in ready
     assert "400" in load and "60.0" in load
     assert "leader cut off, at a worker's balancer" in lost and "3.5" in lost
+    assert "carrier of the API's address killed, at that address" in lost and "4.5" in lost
     assert "the datastore, after the writes" in weight and "600" in weight
     for block in (ready, load, lost, weight):
         assert len({len(line) for line in block.splitlines()}) == 1
