@@ -147,10 +147,16 @@ def lose_carriers(cluster: Cluster) -> tuple[Move, ...]:
     """Give the API a virtual address, and lose who carries it in each way, one after the other."""
     first, worker = cluster.control_planes[0], cluster.nodes[WORKER]
     first.run(f"basalt set cluster.virtual-address={VIRTUAL}")
-    first.wait_until("one carries it", lambda: len(cluster.carriers(VIRTUAL)) == 1, GOES_ON_SECONDS)
+    wait_for_carrier(cluster)
     given = cluster.folder / "virtual.kubeconfig"
     given.write_text(first.run("basalt kubeconfig").stdout)
     return tuple(lose_carrier(cluster, worker, given, loss) for loss in Loss)
+
+
+def wait_for_carrier(cluster: Cluster) -> None:
+    """Wait until one control plane, and no other, has the API's address."""
+    one = cluster.control_planes[0]
+    one.wait_until("one carries it", lambda: len(cluster.carriers(VIRTUAL)) == 1, GOES_ON_SECONDS)
 
 
 def lose_carrier(cluster: Cluster, client: Container, given: Path, loss: Loss) -> Move:
@@ -165,7 +171,7 @@ def lose_carrier(cluster: Cluster, client: Container, given: Path, loss: Loss) -
         wait_for(client, [probe], time.time())
     found = Move(loss, round(availability.worst(probe.read(), lost), 2))
     bring_back(cluster, carrier, loss)
-    client.wait_until("one carries it", lambda: len(cluster.carriers(VIRTUAL)) == 1, GOES_ON_SECONDS)
+    wait_for_carrier(cluster)
     return found
 
 
@@ -183,18 +189,18 @@ def wait_for(node: Container, probes: Sequence[Probe], since: float) -> None:
     node.wait_until("writes go on", lambda: all(probe.goes_on(since) for probe in probes), GOES_ON_SECONDS)
 
 
-def lose(cluster: Cluster, leader: Container, loss: Loss) -> None:
+def lose(cluster: Cluster, node: Container, loss: Loss) -> None:
     """Lose a control plane."""
     if loss is Loss.KILLED:
-        cluster.power_cut(leader)
+        cluster.power_cut(node)
     else:
-        cluster.wires.divide([leader.name], [name for name in cluster.nodes if name != leader.name])
+        cluster.wires.divide([node.name], [name for name in cluster.nodes if name != node.name])
 
 
-def bring_back(cluster: Cluster, leader: Container, loss: Loss) -> None:
+def bring_back(cluster: Cluster, node: Container, loss: Loss) -> None:
     """Make the cluster whole again."""
     if loss is Loss.KILLED:
-        leader.start()
+        node.start()
     else:
         cluster.wires.heal()
     cluster.wait_whole()
