@@ -48,7 +48,7 @@ from firstboot.steps.restore import Restore
 from firstboot.steps.rotation import AdvanceRotation, Authorities, Behind, FollowRotation, TellRotation
 from firstboot.steps.settings import FollowSettings, TellVersion
 from firstboot.steps.units import Running, Stopped, stopped
-from firstboot.steps.virtualaddress import Configured, Reloaded
+from firstboot.steps.virtualaddress import Configured, Introduced, Reloaded
 
 if TYPE_CHECKING:
     from firstboot.datastores.watch import Watch
@@ -212,6 +212,7 @@ def _steps(node: Node, wanted: Wanted, certificates: Catalogue, memory: Memory) 
         carries = service.unit == virtualaddress.UNIT
         if carries:
             yield Configured(virtualaddress.configuration(node))
+            yield Introduced(node, certificates)
         yield from _service(service, ("datastore",) if guarded else ())
         if carries:
             yield Reloaded(virtualaddress.configuration(node))

@@ -49,6 +49,9 @@ POLICIES = "policies"
 ROTATION = "ca-rotation"
 """The step that follows the rotation of the cluster's CA."""
 
+CONTROL_PLANES = "control-planes"
+"""The step that finds the control planes of the cluster."""
+
 
 class Answers:
     """The agent as the APIs see it: `firstboot.api.node.Node` for people, `for_nodes` for other nodes."""
@@ -230,6 +233,7 @@ class Answers:
             datastore=Present(self.partners),
             serves=self._standing.serves,
             kubernetes=kubernetes_version,
+            find_anew=partial(self._standing.look_anew, CONTROL_PLANES),
         )
 
     def partners(self) -> Partners:

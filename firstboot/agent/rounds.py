@@ -28,7 +28,7 @@ from firstboot.steps.model import Finding, Machine, Step, Verdicts
 from firstboot.systemd import Systemd, Unit
 
 from .account import Account
-from .answers import POLICIES, ROTATION, SETTINGS, Answers
+from .answers import CONTROL_PLANES, POLICIES, ROTATION, SETTINGS, Answers
 from .standing import Course, Standing, kubernetes_version
 
 HURRY = 1.0
@@ -40,7 +40,7 @@ PEEK = 0.5
 CALM = 5.0
 """Seconds between two rounds once everything is as it should be."""
 
-ENDINGS = frozenset({SETTINGS, POLICIES, ROTATION, "move", "move-back", "moved"})
+ENDINGS = frozenset({SETTINGS, POLICIES, ROTATION, CONTROL_PLANES, "move", "move-back", "moved"})
 """Steps after which the node is another one."""
 
 

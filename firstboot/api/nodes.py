@@ -21,9 +21,11 @@ from firstboot.cluster.messages import (
     FENCE,
     HELLO,
     JOIN,
+    PARTNER,
     PORT,
     Hello,
     Message,
+    Partner,
     Renewal,
     Request,
     Standing,
@@ -45,7 +47,7 @@ AGENT_NAME = re.compile(r"basalt:node:(.+)")
 
 
 def application(admission: Admission) -> web.Application:
-    """Return the five calls over an admission."""
+    """Return the six calls over an admission."""
     app = web.Application(client_max_size=BODY, middlewares=[errors.middleware])
     nodes = Nodes(admission)
     app.router.add_post(HELLO, nodes.hello)
@@ -53,6 +55,7 @@ def application(admission: Admission) -> web.Application:
     app.router.add_post(CERTIFICATES, nodes.certificates)
     app.router.add_post(FENCE, nodes.fence)
     app.router.add_post(CA_KEY, nodes.ca_key)
+    app.router.add_post(PARTNER, nodes.partner)
     app.on_response_prepare.append(add_headers)
     return app
 
@@ -90,6 +93,11 @@ class Nodes:
         _require_control_plane(request)
         wanted = Wanted.from_dict(await _body(request))
         return await _answered(self._admission.hand_over(wanted, _peer(request)))
+
+    async def partner(self, request: web.Request) -> web.Response:
+        """Tell another control plane whether it is told who carries the API's virtual address."""
+        _require_control_plane(request)
+        return await _answered(self._admission.hear(Partner.from_dict(await _body(request))))
 
 
 def add_moves(app: web.Application, mover: Mover, partaker: Partaker) -> None:

@@ -19,10 +19,12 @@ from firstboot import files
 from firstboot.cluster import credentials, records, settings
 from firstboot.cluster.messages import (
     AUTHORITY,
+    Heard,
     Hello,
     Introduction,
     Key,
     Malformed,
+    Partner,
     Renewal,
     Renewed,
     Request,
@@ -41,6 +43,7 @@ from firstboot.kube import Client
 from firstboot.pki import ca, handover, keys, overlap, requests
 from firstboot.pki.ca import Authority
 from firstboot.pki.catalogue import Catalogue, catalogue, service_names
+from firstboot.services import virtualaddress
 from firstboot.services.model import Node
 from firstboot.values import parse_ip
 
@@ -80,6 +83,7 @@ class Admission:
     certificates: those of this node, its authorities among them
     serves:       whether the node has been ready, and its datastore and API server work now
     kubernetes:   version in this image
+    find_anew:    has this node look for the cluster's control planes at once
     """
 
     client: Client
@@ -89,6 +93,7 @@ class Admission:
     datastore: Datastore
     serves: Callable[[], bool]
     kubernetes: Callable[[], str | None]
+    find_anew: Callable[[], None]
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     _refused: deque[tuple[float, Failure]] = field(default_factory=lambda: deque(maxlen=MOST_REMEMBERED))
@@ -183,6 +188,13 @@ class Admission:
         if key is not None:
             log.info("%s is given the key of the cluster's CA of rotation %s", peer, wanted.rotation)
         return Key("" if key is None else key.decode())
+
+    async def hear(self, partner: Partner) -> Heard:
+        """Tell another control plane whether it is told who carries the API's address; one that is not soon will be."""
+        told = await asyncio.to_thread(virtualaddress.tells, self.node(), partner.ip)
+        if not told:
+            self.find_anew()
+        return Heard(told)
 
     def _succeeded(self, theirs: str) -> datetime | None:
         """Return since when the datastore's authority has had the place of another one, None where it has not."""

@@ -28,11 +28,14 @@ from firstboot.cluster.messages import (
     FENCE,
     HELLO,
     JOIN,
+    PARTNER,
     PORT,
+    Heard,
     Hello,
     Introduction,
     Key,
     Message,
+    Partner,
     Renewal,
     Renewed,
     Standing,
@@ -150,6 +153,11 @@ def standing(node: Node, described: Catalogue, host: str) -> str:
     datastore = described.authority(f"{node.config.datastore.type}/ca")
     asked = Standing(node.name, (files.read_or_none(datastore.certificate) or b"").decode())
     return Verdict.from_dict(ask(described, host, FENCE, asked)).since
+
+
+def told_by(node: Node, described: Catalogue, host: str) -> bool:
+    """Return whether another control plane tells this one when it carries the API's address. Raises BasaltError."""
+    return Heard.from_dict(ask(described, host, PARTNER, Partner(node.ip))).told
 
 
 def ask(described: Catalogue, host: str, path: str, message: Message) -> Any:

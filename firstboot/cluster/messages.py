@@ -6,6 +6,7 @@ POST /v1/join         Request -> Welcome      over TLS with the CA that the proo
 POST /v1/certificates Renewal -> Renewed      later, with the client certificate of the node's agent
 POST /v1/fence        Standing -> Verdict     between control planes, with the client certificate of the agent
 POST /v1/ca-key       Wanted -> Key           likewise, while the cluster's CA is being replaced
+POST /v1/partner      Partner -> Heard        likewise, before one of them may carry the API's virtual address
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ AUTHORITY = "ca"
 HELLO, JOIN, CERTIFICATES = "/v1/join/hello", "/v1/join", "/v1/certificates"
 FENCE = "/v1/fence"
 CA_KEY = "/v1/ca-key"
+PARTNER = "/v1/partner"
 
 
 class Malformed(BasaltError):
@@ -164,3 +166,17 @@ class Key(Message):
     """key: private, PEM; empty where who was asked has none either."""
 
     key: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Partner(Message):
+    """A control plane asks whether it is told who carries the API's virtual address; ip: of its node."""
+
+    ip: str
+
+
+@dataclass(frozen=True)
+class Heard(Message):
+    """told: whether who was asked tells it that by VRRP whenever he carries the address."""
+
+    told: bool

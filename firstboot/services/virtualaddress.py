@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
+from firstboot import files
+from firstboot.apiwatch import READY
 from firstboot.carrier import Carrier
 from firstboot.files import File
 from firstboot.loadbalancer import addresses
@@ -21,6 +23,8 @@ from firstboot.services.model import Node, Service
 UNIT, WATCH = "virtual-address", "virtual-address-watch"
 CONFIGURED = f"files:{UNIT}"
 """The step that gives keepalived its configuration: that is no input of the unit, which is told of a new one."""
+INTRODUCED = f"partners:{UNIT}"
+"""The step after which the other control planes would tell this one that they carry the address."""
 CONFIG = KUBERNETES / "virtual-address.conf"
 FIRST, APART = 250, 15
 """Priority of the first control plane, and how much less each further one has: some 60 ms that it waits longer."""
@@ -34,7 +38,7 @@ def services(node: Node) -> tuple[Service, ...]:
     everybodys = {*service_names(node.config), "localhost", *node.config.cluster.api_hosts}
     return (
         Service(WATCH, FileProbe(API_VERDICT, "has not asked the API server yet")),
-        Service(UNIT, Carrier(address, node.name, frozenset(everybodys)), needs=(CONFIGURED,)),
+        Service(UNIT, Carrier(address, node.name, frozenset(everybodys)), needs=(CONFIGURED, INTRODUCED)),
     )
 
 
@@ -87,6 +91,18 @@ vrrp_instance api {{
 }}
 """
     return File(CONFIG, text.encode())
+
+
+def tells(node: Node, host: str) -> bool:
+    """Whether a partner is told, or would be, when this control plane carries the address.
+
+    One whose API server is not ready cannot carry it, and has time to find its partners until then.
+    """
+    if node.config.cluster.virtual_address is None or node.card is None:
+        return True
+    if files.read_or_none(API_VERDICT) != READY.encode():
+        return True
+    return host in node.control_planes and files.is_so(configuration(node))
 
 
 def router_id(node: Node) -> int | None:

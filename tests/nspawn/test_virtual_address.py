@@ -83,6 +83,7 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
         cluster.add(name, document(number, cluster={"token": JOIN_TOKEN, "endpoints": [VIRTUAL]}))
     cluster.wait_whole()
     assert cluster.carriers(VIRTUAL) == [first], "whoever comes leaves it where it is"
+    assert [taken_over(node) for node in cluster.control_planes] == [1, 0, 0], "not even for a moment"
     for node in cluster.control_planes:
         node.wait_until("its status tells", partial(tells, node, first), GOES_ON_SECONDS)
     told = json.loads(first.run("basalt datastore status --json").stdout)

@@ -254,6 +254,7 @@ class Cluster:
             datastore=Partners(),
             serves=lambda: True,
             kubernetes=lambda: "",
+            find_anew=lambda: None,
         )
 
     def copy(self, template: Cluster) -> None:

@@ -5,28 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from firstboot import files, pki
-from firstboot.api import nodes
-from firstboot.api.access import Tls
-from firstboot.api.server import TlsDoor
 from firstboot.cluster import joining
-from firstboot.cluster.admission import Admission
 from firstboot.cluster.fence import LATER, SOON, Fence, LeftBehind
 from firstboot.cluster.messages import Malformed, Standing
 from firstboot.config import Config
 from firstboot.failure import BasaltError
-from firstboot.pki import ca, handover
-from firstboot.pki.catalogue import Catalogue, catalogue
-from firstboot.pki.verdict import Ledger
+from firstboot.pki import ca
+from firstboot.pki.catalogue import Catalogue
 from firstboot.services.model import Node
 
+from .support_pair import Pair, made, over_tls
 from .support_pki import Company
 
 CONFIG = Config.from_dict({"role": "control-plane"})
@@ -39,6 +33,7 @@ EXTERNAL = Config.from_dict(
 SINCE = "2026-11-23T09:00:00Z"
 OTHERS = ("192.0.2.8", "192.0.2.9")
 NODE = Node(CONFIG, "cp-1", "192.0.2.7", control_planes=("192.0.2.7", *OTHERS))
+SURVIVOR = replace(NODE, name="cp-2", ip="127.0.0.1")
 NOTHING = cast(Catalogue, None)
 
 
@@ -136,65 +131,16 @@ def test_who_can_have_lost_no_partners_asks_nobody(node: Node, tmp_path: Path) -
     assert asked.hosts == []
 
 
-@dataclass
-class Pair:
-    """Two control planes of a cluster: their certificates."""
-
-    survivor: Catalogue
-    other: Catalogue
-
-    def admission(self) -> Admission:
-        node = replace(NODE, name="cp-2", ip="127.0.0.1")
-        return Admission(
-            cast(Any, None), lambda: node, tuple, lambda: self.survivor, cast(Any, None), bool, lambda: None
-        )
-
-    def recover(self) -> None:
-        """Let the survivor's datastore have the authority that a recovery gives it."""
-        authority = self.survivor.authority("dqlite/ca")
-        key, certificate = ca.successor(authority)
-        files.write_all([files.File(authority.key, key), files.File(authority.certificate, certificate)])
-
-
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     return made(tmp_path, CONFIG)
-
-
-def made(folder: Path, config: Config) -> Pair:
-    survivor, other = (
-        catalogue(config, name, ["127.0.0.1"], folder / name).unowned() for name in ("cp-2", "cp-1")
-    )
-    pki.apply(survivor, Ledger())
-    for folder in other.directories:
-        files.directory(folder)
-    files.write_all(handover.take(other, handover.give(survivor)))
-    pki.apply(other, Ledger())
-    return Pair(survivor, other)
-
-
-def over_tls(pair: Pair, admission: Admission, ask: Callable[[int], str]) -> str:
-    """Serve the survivor's door for machines, and ask at its port."""
-
-    async def go() -> str:
-        door = TlsDoor(lambda: nodes.application(admission))
-        api = pair.survivor.certificate("basalt-api")
-        authority = pair.survivor.authority("ca").trusted.read_text()
-        await door.listen(Tls(api.certificate, api.key, (authority,), required=False), "127.0.0.1:0")
-        try:
-            assert door.port is not None
-            return await asyncio.to_thread(ask, door.port)
-        finally:
-            await door.close()
-
-    return asyncio.run(go())
 
 
 def test_the_survivor_tells_over_tls_who_is_out(pair: Pair) -> None:
     def ask(port: int) -> str:
         return joining.standing(NODE, pair.other, f"127.0.0.1:{port}")
 
-    admission = pair.admission()
+    admission = pair.admission(SURVIVOR)
     assert over_tls(pair, admission, ask) == ""
     assert not admission.refusals
     pair.recover()
@@ -214,7 +160,7 @@ def test_only_a_control_plane_may_ask(pair: Pair) -> None:
             joining.standing(NODE, pair.other, f"127.0.0.1:{port}")
         return "refused"
 
-    assert over_tls(pair, pair.admission(), ask) == "refused"
+    assert over_tls(pair, pair.admission(SURVIVOR), ask) == "refused"
 
 
 def test_nobody_else_of_a_company_leaves_a_control_plane_behind(tmp_path: Path) -> None:
@@ -232,13 +178,13 @@ def test_nobody_else_of_a_company_leaves_a_control_plane_behind(tmp_path: Path) 
 
     ours.recover()
     theirs.recover()
-    assert over_tls(ours, ours.admission(), ask).endswith("Z")
+    assert over_tls(ours, ours.admission(SURVIVOR), ask).endswith("Z")
     with pytest.raises(BasaltError, match="is not trusted: unable to get local issuer"):
-        over_tls(theirs, theirs.admission(), ask)
+        over_tls(theirs, theirs.admission(SURVIVOR), ask)
 
 
 def test_where_somebody_else_runs_the_datastore_nobody_is_left_behind(pair: Pair) -> None:
-    admission = pair.admission()
+    admission = pair.admission(SURVIVOR)
     outside = replace(admission.node(), config=EXTERNAL)
     admission.node = lambda: outside
     theirs = pair.other.authority("dqlite/ca").certificate.read_text()
@@ -261,7 +207,7 @@ def test_an_authority_that_somebody_exchanges_by_hand_leaves_nobody_behind(pair:
 
 def test_what_is_no_certificate_is_malformed(pair: Pair) -> None:
     with pytest.raises(Malformed):
-        asyncio.run(pair.admission().judge(Standing("cp-1", "none"), "127.0.0.1"))
+        asyncio.run(pair.admission(SURVIVOR).judge(Standing("cp-1", "none"), "127.0.0.1"))
 
 
 def test_a_verdict_that_cannot_be_written_is_asked_for_again(tmp_path: Path) -> None:

@@ -5,30 +5,35 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from firstboot import apiwatch
+from firstboot import apiwatch, files
 from firstboot.apiwatch import PATIENCE, READY, UNREADY, Judge
 from firstboot.carrier import Carrier
+from firstboot.cluster import joining
 from firstboot.config import Config
+from firstboot.failure import BasaltError
 from firstboot.files import File
 from firstboot.kube import Client
 from firstboot.observe import Observer
-from firstboot.pki.catalogue import catalogue
+from firstboot.pki.catalogue import Catalogue, catalogue
 from firstboot.reconcile import converge
 from firstboot.report.status import Part, State
 from firstboot.services import virtualaddress
 from firstboot.services.model import Node
 from firstboot.services.virtualaddress import CONFIGURED
-from firstboot.steps.virtualaddress import Configured, Reloaded
+from firstboot.steps.model import Finding
+from firstboot.steps.virtualaddress import Configured, Introduced, Reloaded
 from firstboot.systemd import Unit
 from tests.unit.support_datastore import ControlPlane
+from tests.unit.support_pair import made, over_tls
 from tests.unit.test_plan import goal
 from tests.unit.test_reconcile import machine
 
@@ -120,8 +125,9 @@ class Keepalived:
 
     def __init__(self, root: Path) -> None:
         self.manager, self.run = Manager(), root / "run"
-        self.path = root / "virtual-address.conf"
+        self.path, self.verdict = root / "virtual-address.conf", root / "unready"
         self.run.mkdir()
+        self.verdict.write_text(UNREADY)
         program = root / "keepalived"
         script = 'grep -q bad "${2#--use-file=}" && { echo "line 1" >&2; exit 5; }\nexit 0\n'
         program.write_text(f"#!/bin/sh\n{script}")
@@ -131,7 +137,10 @@ class Keepalived:
         """Make a pass over both steps; return what was found."""
         wanted = File(self.path, content)
         units = {"virtual-address": Unit("virtual-address.service", active, "running", "/")}
-        steps = (Configured(wanted, self.run, needs=()), Reloaded(wanted, self.run, needs=(CONFIGURED,)))
+        steps = (
+            Configured(wanted, self.run, self.verdict, needs=()),
+            Reloaded(wanted, self.run, needs=(CONFIGURED,)),
+        )
         result = asyncio.run(converge(steps, machine(units, self.manager)))
         return [finding.action for _, finding in result.findings] + [each.found for each in result.failures]
 
@@ -153,6 +162,12 @@ def test_a_new_configuration_is_tried_written_and_told(keepalived: Keepalived) -
     assert keepalived.path.read_bytes() == b"better\n"
 
 
+def test_the_file_that_it_follows_is_there_before_it_is_tried(keepalived: Keepalived) -> None:
+    keepalived.verdict.unlink()
+    assert keepalived.follow(b"good\n", active="inactive") == ["wait"]
+    assert not keepalived.path.exists()
+
+
 def test_what_keepalived_does_not_accept_changes_nothing(keepalived: Keepalived) -> None:
     keepalived.follow(b"good\n")
     *_, failure = keepalived.follow(b"bad\n")
@@ -167,6 +182,91 @@ def test_an_agent_that_was_killed_before_it_told_tells(keepalived: Keepalived) -
     keepalived.follow(b"good\n")
     keepalived.path.write_bytes(b"better\n")
     assert keepalived.follow(b"better\n") == ["reload"]
+
+
+@dataclass
+class Partners:
+    """What the other control planes say; those that are missing do not answer."""
+
+    told: dict[str, bool]
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, node: Node, certificates: Catalogue, host: str) -> bool:
+        self.asked.append(host)
+        if host not in self.told:
+            raise BasaltError(f"{host} cannot be reached")
+        return self.told[host]
+
+    def found(self, active: str = "inactive", members: tuple[str, ...] = MEMBERS) -> list[str]:
+        """Return what a control plane finds before it starts its keepalived."""
+        units = {"virtual-address": Unit("virtual-address.service", active, "", "/")}
+        step = Introduced(node(MEMBERS[0], *members), cast(Catalogue, None), self, needs=())
+        result = asyncio.run(converge([step], machine(units)))
+        return [finding.reason for _, finding in result.findings]
+
+
+def test_it_starts_when_whoever_answers_would_tell_it_who_carries_the_address() -> None:
+    assert Partners({MEMBERS[1]: True, MEMBERS[2]: False}).found() == [
+        f"{MEMBERS[2]} does not know this control plane yet"
+    ]
+    assert Partners({MEMBERS[1]: True, MEMBERS[2]: True}).found() == []
+    off = Partners({MEMBERS[1]: True})
+    assert off.found() == [] and sorted(off.asked) == list(MEMBERS[1:])
+
+
+def test_one_that_is_alone_or_runs_it_already_asks_nobody() -> None:
+    partners = Partners({MEMBERS[1]: False})
+    assert partners.found(members=()) == partners.found(members=MEMBERS[:1]) == partners.found("active") == []
+    assert partners.asked == []
+
+
+def test_a_partner_that_takes_long_to_answer_holds_nothing_up() -> None:
+    answered = threading.Event()
+
+    def late(node: Node, certificates: Catalogue, host: str) -> bool:
+        return answered.wait(10) and False
+
+    async def go() -> Finding | None:
+        step = Introduced(node(MEMBERS[0], *MEMBERS), cast(Catalogue, None), late, patience=0.01)
+        found = await step.check(machine({}))
+        answered.set()
+        return found
+
+    assert asyncio.run(go()) is None
+
+
+def test_who_can_carry_the_address_tells_those_that_its_keepalived_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict, config = tmp_path / "unready", tmp_path / "virtual-address.conf"
+    monkeypatch.setattr(virtualaddress, "API_VERDICT", verdict)
+    monkeypatch.setattr(virtualaddress, "CONFIG", config)
+    knows, new = node(MEMBERS[0], *MEMBERS[:2]), MEMBERS[2]
+    assert virtualaddress.tells(knows, new), "it has no verdict yet, so it cannot carry anything"
+    verdict.write_text(READY)
+    assert not virtualaddress.tells(knows, new)
+    files.write_all([virtualaddress.configuration(knows)])
+    assert virtualaddress.tells(knows, MEMBERS[1]) and not virtualaddress.tells(knows, new)
+    found = node(MEMBERS[0], *MEMBERS)
+    assert not virtualaddress.tells(found, new), "what its keepalived was told is older"
+    files.write_all([virtualaddress.configuration(found)])
+    assert virtualaddress.tells(found, new)
+    verdict.write_text(UNREADY)
+    assert virtualaddress.tells(knows, new)
+
+
+def test_a_newcomer_is_looked_for_when_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair, asked = made(tmp_path, node().config), []
+    monkeypatch.setattr(virtualaddress, "tells", lambda own, host: host == MEMBERS[1])
+    admission = pair.admission(node(MEMBERS[0]), lambda: asked.append("looked"))
+
+    def told(ip: str) -> bool:
+        return over_tls(
+            pair, admission, lambda port: joining.told_by(node(ip), pair.other, f"127.0.0.1:{port}")
+        )
+
+    assert told(MEMBERS[1]) and asked == []
+    assert not told(MEMBERS[2]) and asked == ["looked"]
 
 
 @pytest.fixture(scope="module")
