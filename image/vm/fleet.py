@@ -22,9 +22,16 @@ OUTSIDE = "10.0.2.15/24"
 """The address that QEMU's user network gives its machine."""
 
 
+_LEADS_LONGER = {
+    "leader-elect-lease-duration": "60s",
+    "leader-elect-renew-deadline": "45s",
+    "leader-elect-retry-period": "5s",
+}
 PATIENT = {
     "k8s-dqlite": {"extra-args": {"network-latency": "500ms"}},
     "etcd": {"extra-args": {"heartbeat-interval": "500", "election-timeout": "5000"}},
+    "kube-controller-manager": {"extra-args": _LEADS_LONGER},
+    "kube-scheduler": {"extra-args": _LEADS_LONGER},
 }
 """`services` of emulated control planes: several on a few processors answer each other later than continents do."""
 

@@ -75,5 +75,6 @@ func main() {
 			filepath.Base(os.Args[0]), strings.Join(names, ", "))
 		os.Exit(2)
 	}
+	collectLater()
 	os.Exit(run())
 }

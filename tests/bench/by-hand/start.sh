@@ -9,7 +9,7 @@ pki=/etc/kubernetes/pki
 cgroup=/sys/fs/cgroup/system.slice/baseline.service
 
 export PATH=/usr/sbin:/usr/bin HOME=/root
-unset GOGC                    # the image's choice for Basalt's services, not that of somebody who starts by hand
+unset GOGC BASALT_START_HEAP  # the image's choices for Basalt's services, not those of somebody who starts by hand
 
 mkdir -p /root /tmp /var/log
 tar -xf $disk -C /
