@@ -14,6 +14,7 @@ import (
 	"strings"
 	_ "time/tzdata" // CronJobs name time zones; the image has no database of them
 
+	_ "basalt.local/kubernetes/start"
 	"github.com/spf13/cobra"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
@@ -75,6 +76,5 @@ func main() {
 			filepath.Base(os.Args[0]), strings.Join(names, ", "))
 		os.Exit(2)
 	}
-	collectLater()
 	os.Exit(run())
 }
