@@ -7,10 +7,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 from firstboot.kube import Client, KubeError, Object
-
-CONFLICT, MISSING, FORBIDDEN = 409, 404, 403
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Teller:
             return
         except KubeError as error:
             # A namespace that is being removed takes no Events.
-            if error.status not in (CONFLICT, MISSING, FORBIDDEN):
+            if error.status not in (HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN):
                 raise
         path = f"{place}/{wanted['metadata']['name']}"
         found = await self.client.get(path)

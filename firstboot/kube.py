@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -116,7 +117,7 @@ class Client:
     async def get(self, path: str) -> Any:
         """Return an object or a list of the Kubernetes API; None where there is no such object."""
         status, text = await self._request("GET", SERVER + path, Trust.CLUSTER, SECONDS)
-        if status == 404:
+        if status == HTTPStatus.NOT_FOUND:
             return None
         if status != 200:
             raise KubeError("GET", path, status, text)
@@ -130,7 +131,7 @@ class Client:
         """Return the JSON that answers JSON. Raises KubeError for anything but success."""
         body = None if obj is None else json.dumps(obj)
         status, text = await self._request(method, url, trust, SECONDS, body, JSON)
-        if status not in (200, 201, 202):
+        if status not in (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED):
             raise KubeError(method, url.removeprefix(SERVER), status, text)
         return json.loads(text)
 
@@ -198,7 +199,7 @@ class Client:
         force = "&force=true" if kind == APPLY else ""
         url = f"{SERVER}{path}?fieldManager={manager}{force}"
         status, text = await self._request("PATCH", url, trust, seconds, json.dumps(change), kind)
-        if status not in (200, 201):
+        if status not in (HTTPStatus.OK, HTTPStatus.CREATED):
             raise KubeError("PATCH", path, status, text)
         return json.loads(text)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ class Mirror(Generic[T]):
                         version = obj["metadata"]["resourceVersion"]
                         self._take(kind, obj)
             except KubeError as error:
-                if error.status == GONE:
+                if error.status == HTTPStatus.GONE:
                     continue
                 if self.reason is None:
                     log.info("%s", error)
@@ -74,7 +75,7 @@ class Mirror(Generic[T]):
                 f"{self._path}{'&' if '?' in self._path else '?'}limit={PAGE}{more}"
             )
             if found is None:
-                raise KubeError("GET", self._path, 404, "the API server does not know it")
+                raise KubeError("GET", self._path, HTTPStatus.NOT_FOUND, "the API server does not know it")
             kept = ((_name(obj), self._read(obj)) for obj in found["items"])
             objects |= {name: value for name, value in kept if value is not None}
             if not (token := found["metadata"].get("continue")):

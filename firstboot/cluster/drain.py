@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Self
 
 from firstboot.kube import Client, KubeError, Object
 
-BLOCKED, GONE = 429, (404, 409)
-"""Answers to an eviction: a budget does not allow it now; the pod has gone, or another has its name."""
+GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+"""Answers to an eviction: the pod has gone, or another has its name."""
 FINISHED = ("Succeeded", "Failed")
 MIRROR = "kubernetes.io/config.mirror"
 
@@ -56,7 +57,8 @@ async def evict(client: Client, pod: Pod) -> bool:
     try:
         await client.send("POST", f"{pod.path}/eviction", eviction)
     except KubeError as error:
-        if error.status == BLOCKED:
+        if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+            # A budget does not allow it now.
             return False
         if error.status not in GONE:
             raise

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def _judged(status: int, text: str, leaves: Departure) -> Word:
     """Return what an answer means; one that is about anything else than this very node means nothing."""
     try:
         found = json.loads(text)
-        if status == 404:
+        if status == HTTPStatus.NOT_FOUND:
             details = found["details"]
             return Word.GONE if (details["kind"], details["name"]) == ("nodes", leaves.name) else Word.NOTHING
         if status != 200:

@@ -12,6 +12,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.cluster.tokens import Token
@@ -21,7 +22,6 @@ NAMESPACE = "/api/v1/namespaces/kube-system"
 TOKEN_LABEL, MACHINE_LABEL = "basalt.io/join-token", "basalt.io/machine"
 ROLE_LABEL = "node-role.kubernetes.io/control-plane"
 """What the Node object of a control plane has."""
-CONFLICT, NOT_FOUND = 409, 404
 NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
 """What a node of the cluster may be called."""
 
@@ -140,7 +140,7 @@ async def sent(client: Client, method: str, path: str, obj: Object) -> bool:
     try:
         await client.send(method, path, obj)
     except KubeError as error:
-        if error.status == CONFLICT:
+        if error.status == HTTPStatus.CONFLICT:
             return False
         raise
     return True
@@ -158,7 +158,7 @@ async def _forget(client: Client, path: str) -> None:
     try:
         await client.send("DELETE", f"{NAMESPACE}/{path}")
     except KubeError as error:
-        if error.status != NOT_FOUND:
+        if error.status != HTTPStatus.NOT_FOUND:
             raise
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from firstboot.cluster import drain, quorum, records, volumes
@@ -263,7 +264,7 @@ class Removal:
         try:
             await self.client.send("DELETE", path)
         except KubeError as error:
-            if error.status != records.NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:

@@ -15,9 +15,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Self
 
-from firstboot.cluster.records import NAMESPACE, NOT_FOUND, machines, sent
+from firstboot.cluster.records import NAMESPACE, machines, sent
 from firstboot.failure import BasaltError
 from firstboot.features.model import allow, bind_group_in, role
 from firstboot.kube import Client, KubeError, Object
@@ -170,7 +171,7 @@ async def put(client: Client, rotation: Rotation, before: Found | None) -> bool:
     try:
         return await sent(client, "PUT", PATH, _object(rotation, before.revision))
     except KubeError as error:
-        if error.status == NOT_FOUND:
+        if error.status == HTTPStatus.NOT_FOUND:
             return False
         raise
 

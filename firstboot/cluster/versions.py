@@ -11,10 +11,11 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.cluster import changes
-from firstboot.cluster.records import NAMESPACE, NOT_FOUND, sent
+from firstboot.cluster.records import NAMESPACE, sent
 from firstboot.cluster.settings import DATASTORE, SECTIONS, Values, paths, stored_in
 from firstboot.codes import Code
 from firstboot.config import DatastoreType
@@ -226,7 +227,7 @@ async def _replaced(client: Client, versions: Versions) -> bool:
     try:
         return await sent(client, "PUT", PATH, _object(versions))
     except KubeError as error:
-        if error.status == NOT_FOUND:
+        if error.status == HTTPStatus.NOT_FOUND:
             return False
         raise
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.kube import Client, KubeError
@@ -13,7 +14,6 @@ from firstboot.storage.objects import node_of
 VOLUMES = "/api/v1/persistentvolumes"
 STORAGE_PROVISIONER = "volume.kubernetes.io/storage-provisioner"
 """On a claim: who is to make its volume, once its pod has a node."""
-MISSING = 404
 
 
 async def users(client: Client) -> list[str]:
@@ -47,7 +47,7 @@ async def forget(client: Client, node: str) -> None:
                     "PUT", path, {**found, "metadata": {**found["metadata"], "finalizers": kept}}
                 )
         except KubeError as error:
-            if error.status != MISSING:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
 

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.kube import Client, KubeError
@@ -21,7 +22,7 @@ DURATION, RENEWAL, ATTEMPT = 15.0, 5.0, 3.0
 """Seconds: without renewal until others take it, between renewals, between attempts to get it."""
 MARGIN = 6.0
 """Seconds before its end in which the holder begins nothing any more: longer than a request may take."""
-LOST = (404, 409)
+LOST = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 """Answers that mean that somebody else was quicker, or that it is not there yet."""
 
 log = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.events import Teller
@@ -24,7 +25,7 @@ from firstboot.mirror import Mirror
 
 AGAIN = 5.0
 """Seconds until what could not be written is tried again."""
-NOT_NOW = (404, 409)
+NOT_NOW = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 """Answers that mean that the Service has changed or gone, which the list is about to show."""
 
 log = logging.getLogger(__name__)

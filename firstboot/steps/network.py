@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import ClassVar
 
 from firstboot import files
@@ -14,9 +15,6 @@ from firstboot.files import File
 from firstboot.kube import KubeError
 from firstboot.paths import CNI_CONFIG, FLANNEL_SUBNET
 from firstboot.steps.model import Finding, Machine
-
-TAKEN = 422
-"""The API server's answer when the node has got another pod network meanwhile: it may not change."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class PodNetwork:
             # Under a name of its own: what a manager leaves out of a later apply is taken away, and this must stay.
             await machine.client.apply(node, manager="basalt-pod-network")
         except KubeError as error:
-            if error.status != TAKEN:
+            # The node has got another pod network meanwhile, which may not change.
+            if error.status != HTTPStatus.UNPROCESSABLE_ENTITY:
                 raise
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,6 @@ AGAIN = 300.0
 """Seconds after which an object is applied again, in case somebody changed or removed it."""
 
 
-INVALID = 422
 REPLACED = ("StorageClass",)
 """Kinds with fields that the API server lets nobody change, and that nothing goes with which depends on them."""
 
@@ -149,7 +149,7 @@ class Removed:
             await machine.client.send("DELETE", path)
         except KubeError as error:
             # Another control plane was quicker.
-            if error.status != 404:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
 
@@ -159,7 +159,7 @@ async def _apply(machine: Machine, obj: Object) -> None:
         await machine.client.apply(obj)
     except KubeError as error:
         path = object_path(obj)
-        unchangeable = error.status == INVALID and obj["kind"] in REPLACED
+        unchangeable = error.status == HTTPStatus.UNPROCESSABLE_ENTITY and obj["kind"] in REPLACED
         if not unchangeable or not _is_ours(await machine.client.get(path)):
             raise
         await machine.client.send("DELETE", path)

@@ -8,6 +8,7 @@ things done then, and looks after them from there on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +21,6 @@ from firstboot.steps.objects import Applied
 
 NAMESPACE = "default"
 
-CONFLICT = 409
-"""The API server's answer when the controller manager was quicker."""
 
 UNREADY = "node.kubernetes.io/not-ready"
 """The API server gives this taint to every node that registers."""
@@ -59,7 +58,8 @@ class FirstPods:
             try:
                 await machine.client.send("POST", path, obj)
             except KubeError as error:
-                if error.status != CONFLICT:
+                # The controller manager may have been quicker.
+                if error.status != HTTPStatus.CONFLICT:
                     raise
             self.applied.note(obj)
 
@@ -110,7 +110,7 @@ class Schedulable:
         try:
             await machine.client.send("PUT", self._path, found)
         except KubeError as error:
-            if error.status != CONFLICT:
+            if error.status != HTTPStatus.CONFLICT:
                 raise
 
     async def _found(self, machine: Machine) -> Any:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from firstboot.events import Teller
@@ -30,7 +31,6 @@ from firstboot.storage.volumes import PREFIX, Volumes
 
 COMPONENT = "local-storage"
 VOLUMES = "/api/v1/persistentvolumes"
-CONFLICT, MISSING = 409, 404
 RESIZING = ("Resizing", "FileSystemResizePending")
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Provisioner:
         try:
             await self.client.send("POST", VOLUMES, wanted)
         except KubeError as error:
-            if error.status != CONFLICT:
+            if error.status != HTTPStatus.CONFLICT:
                 raise
             return
         log.info("made %s, %s, for the claim %s", path, show(action.size), action.claim)
@@ -172,7 +172,7 @@ class Provisioner:
         try:
             await self.client.send("DELETE", f"{VOLUMES}/{name}")
         except KubeError as error:
-            if error.status != MISSING:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     async def _let_go(self, name: str) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 from firstboot import files, systemd
@@ -32,7 +33,7 @@ from firstboot.storage.decide import (
     waiting,
 )
 from firstboot.storage.objects import Claim, Class, Volume
-from firstboot.storage.provisioner import CONFLICT, Provisioner
+from firstboot.storage.provisioner import Provisioner
 from firstboot.storage.quantity import show
 from firstboot.storage.quota import ProjectQuotas
 from firstboot.storage.volumes import Folder, Stage, Volumes
@@ -120,7 +121,7 @@ class Follower:
         try:
             await self.provisioner.apply(action)
         except KubeError as error:
-            if error.status == CONFLICT:
+            if error.status == HTTPStatus.CONFLICT:
                 return AGAIN_SOON
             log.warning("%s", error)
             return str(error)

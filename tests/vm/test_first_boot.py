@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from firstboot.report.status import Phase, State
 from image.vm.status import get
@@ -80,6 +81,13 @@ def test_status_tells_the_same_over_every_door(shared_each: Machine) -> None:
     assert (told["phase"], told["node"]) == ("ready", status.to_dict()["node"])
     [node] = machine.get("nodes")["items"]
     assert node["metadata"]["name"] == status.node.name == "node-1"
+
+
+def test_what_starts_collects_little_of_its_garbage(shared_machine: Machine) -> None:
+    asked = "systemd-run --quiet --pipe --wait -p Environment=GODEBUG=gctrace=1 kube-scheduler --version"
+    told = shared_machine.run(asked)
+    *_, goal = re.findall(r" (\d+) MB goal", told.stdout + told.stderr)
+    assert int(goal) >= 128
 
 
 def test_ready_without_a_way_out(shared_each: Machine) -> None:
