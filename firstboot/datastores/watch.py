@@ -58,7 +58,7 @@ class Watch:
     succeeds: bool = False
     login: Login = TRIED
     authority: Path = paths.PKI / "ca.crt"
-    record: Path = paths.STATE / "datastore.json"
+    record: Path = paths.STATE / "datastore-claim.json"
     clock: Callable[[], float] = time.monotonic
     _seen: Seen | None = None
     _judged: tuple[float, tuple[str, ...]] | None = None

@@ -78,7 +78,7 @@ class Place:
             founds=founds,
             login=login,
             authority=root / "pki/ca.crt",
-            record=root / "datastore.json",
+            record=root / "datastore-claim.json",
         )
 
 

@@ -200,7 +200,7 @@ def watch(place: Place, etcd: Etcd, clock: Clock, tmp_path: Path) -> Watch:
         founds=True,
         login=place.login,
         authority=place.authority.certificate,
-        record=tmp_path / "datastore.json",
+        record=tmp_path / "datastore-claim.json",
         clock=clock,
     )
 
