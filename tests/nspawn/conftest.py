@@ -19,8 +19,8 @@ from .host import built_tree, empty, lacking
 
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
-EVERYDAY = "test_cluster"
-"""The file of what happens to every cluster."""
+EVERYDAY = ("test_cluster", "test_external", "test_virtual_address")
+"""The files of what clusters do, and not only once in their life."""
 DATASTORES = ("dqlite", pytest.param("etcd", marks=pytest.mark.variant))
 
 
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if HERE not in item.path.parents:
             continue
-        if item.path.stem != EVERYDAY:
+        if item.path.stem not in EVERYDAY:
             item.add_marker(pytest.mark.late)
         if config.pluginmanager.hasplugin("timeout"):
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))

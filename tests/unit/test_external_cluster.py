@@ -28,6 +28,7 @@ from firstboot.cluster.voters import voters
 from firstboot.codes import Code
 from firstboot.config import Config, DatastoreType
 from firstboot.datastores.external import ExternalEtcd, Login
+from firstboot.datastores.watch import Watch
 from firstboot.facts import Facts
 from firstboot.failure import BasaltError, Refused
 from firstboot.intake import Intake, Taken
@@ -248,6 +249,13 @@ def test_the_status_shows_it_as_a_component_with_failures_of_its_own(tmp_path: P
     assert [failure.code for failure in status.failures] == [Code.DATASTORE_REFUSES] * 2
     agent.standing.current = status
     assert not agent.standing.serves(), "nobody is let in"
+
+
+def test_its_claim_has_a_place_that_no_other_record_has() -> None:
+    places = Places()
+    others = {getattr(places, name) for name, kind in vars(Places).items() if isinstance(kind, property)}
+    assert places.moved in others and Watch.record.parent == places.state
+    assert Watch.record not in others
 
 
 def test_there_is_no_member_to_add_or_to_take_out(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ import (
 // variable has the MiB by which the heap counts as larger while a program starts.
 const variable = "BASALT_START_HEAP"
 
-// starting is how long that is; a boot on a slow machine takes two minutes.
-const starting = 3 * time.Minute
+// starting is how long that is; the slowest machines need two thirds of it until they are ready.
+const starting = 90 * time.Second
 
 // slack is never written to, so it takes no memory; the collector takes it for a part of the heap.
 var slack []byte
