@@ -19,7 +19,7 @@ from .host import built_tree, empty, lacking
 
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
-EVERYDAY = ("test_cluster", "test_external", "test_virtual_address")
+EVERYDAY = ("test_cluster", "test_external")
 """The files of what clusters do, and not only once in their life."""
 DATASTORES = ("dqlite", pytest.param("etcd", marks=pytest.mark.variant))
 
