@@ -116,7 +116,9 @@ def test_an_address_that_is_carried_by_one_and_taken_over(cluster: Cluster) -> N
         "one carries the new address", partial(are_carriers, cluster, 1, ELSEWHERE), GOES_ON_SECONDS
     )
     # Each control plane follows when it notices; who carried the old one may be the last.
-    first.wait_until("nobody carries the old one", partial(are_carriers, cluster, 0, VIRTUAL), GOES_ON_SECONDS)
+    first.wait_until(
+        "nobody carries the old one", partial(are_carriers, cluster, 0, VIRTUAL), GOES_ON_SECONDS
+    )
     refused = first.run(f"basalt set cluster.virtual-address={first.address}", check=False)
     assert refused.code == 2, refused
     first.run("basalt set cluster.virtual-address=")
