@@ -202,7 +202,7 @@ def _judged(status: int, text: str, leaves: Departure) -> Word:
         if status == HTTPStatus.NOT_FOUND:
             details = found["details"]
             return Word.GONE if (details["kind"], details["name"]) == ("nodes", leaves.name) else Word.NOTHING
-        if status != 200:
+        if status != HTTPStatus.OK:
             return Word.NOTHING
         if found["metadata"]["uid"] != leaves.uid:
             return Word.GONE

@@ -11,7 +11,6 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from firstboot import files
-from firstboot.apiwatch import READY
 from firstboot.carrier import Carrier
 from firstboot.files import File
 from firstboot.loadbalancer import addresses
@@ -98,6 +97,9 @@ def tells(node: Node, host: str) -> bool:
 
     One whose API server is not ready cannot carry it, and has time to find its partners until then.
     """
+    # The watch is another process, with an HTTP client that the agent does not need to start.
+    from firstboot.apiwatch import READY
+
     if node.config.cluster.virtual_address is None or node.card is None:
         return True
     if files.read_or_none(API_VERDICT) != READY.encode():
