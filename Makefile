@@ -27,7 +27,7 @@ SEED ?= $(shell date +%s)
 PAIRS ?= 2
 BUILD ?= warm
 CLUSTERS ?= 1
-# Two processes for what waits more than it computes; see tests/lanes.py.
+# A process for each machine and one for all the rest; see tests/lanes.py.
 RUN = exec $$venv/bin/python -m pytest -p tests.lanes --numprocesses=$$(($(MACHINES) + 1)) --machines=$(MACHINES) \
 	--no-loadscope-reorder -v --durations=0 --durations-min=10
 # The environment is made by the first target that needs it, so it is only looked up inside recipes.

@@ -179,7 +179,7 @@ def stage(component: Component, target: Path, builder: Path, log: Path) -> None:
         shutil.copytree(_download(component, edit, builder), copy)
         for path in (copy, *copy.rglob("*")):
             path.chmod(path.stat().st_mode | stat.S_IWUSR)
-        host.run([sys.executable, "-I", component.folder / edit.script, copy], log=log, cwd=copy, timeout=60)
+        host.run([sys.executable, "-I", component.folder / "edit.py", copy], log=log, cwd=copy, timeout=60)
 
 
 def _download(component: Component, edit: Edit, builder: Path) -> Path:

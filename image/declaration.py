@@ -74,13 +74,12 @@ class Binary:
 
 @dataclass(frozen=True)
 class Edit:
-    """A module to build from an edited copy: its h1: sum, and the script that edits the copy it is given."""
+    """A module to build from a copy that the component's edit.py edits: its h1: sum, and the copy's folder."""
 
     module: str
     version: str
     sum: str
     directory: str
-    script: str = "edit.py"
 
 
 @dataclass(frozen=True)
@@ -191,6 +190,11 @@ class Component:
                     f"go.mod requires {found or 'it not at all'}",
                     "Set version and sum of the edit to those of the required module.",
                 )
+            if not _replaced(self.folder / "go.mod", edit.module, f"./edited/{edit.directory}"):
+                raise DeclarationError(
+                    f"{self.folder}: the edited copy of {edit.module} is not what is built",
+                    f"Have go.mod replace it: `replace {edit.module} => ./edited/{edit.directory}`.",
+                )
         for each in self.files:
             if not required_version(self.folder / "go.mod", each.module):
                 raise DeclarationError(
@@ -233,6 +237,11 @@ def required_version(go_mod: Path, module: str) -> str:
     text = go_mod.read_text() if go_mod.is_file() else ""
     found = re.search(rf"^\s*(?:require\s+)?{re.escape(module)}\s+(v\S+)", text, re.MULTILINE)
     return found[1] if found else ""
+
+
+def _replaced(go_mod: Path, module: str, place: str) -> bool:
+    line = rf"^\s*(?:replace\s+)?{re.escape(module)} => {re.escape(place)}$"
+    return bool(re.search(line, go_mod.read_text(), re.MULTILINE))
 
 
 def load(name: str, folder: Path = FOLDER) -> Component:

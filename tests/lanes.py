@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of `make test` runs side by side: everything that needs no node of the image, in as many processes as there are.
+"""What of `make test` runs side by side: machines in one process, and all the rest in another meanwhile.
 
     python3 -m pytest -p tests.lanes --numprocesses=2 --no-loadscope-reorder [--machines=1] tests
 
-Those tests wait more than they compute, so two at once take little more time than one. Then come nodes, in containers
-and on machines, one after the other in one process: an emulated machine keeps two processors busy by itself, and time
-limits inside Kubernetes do not forgive another one beside it. A larger host may have more: `--machines=2`.
+Machines come first, for they take longest, and one after the other: an emulated one that starts keeps two processors
+busy by itself, and time limits inside Kubernetes do not forgive another one beside it. A larger host may have more:
+`--machines=2`. The rest waits more than it computes: units, datastores under torture, then clusters in containers, one
+of those at a time.
 
 Tests of a file share what they have made, so they stay together; those under torture share nothing.
 """
@@ -20,26 +21,29 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from xdist.remote import Producer
 
-NODES = ("tests/nspawn/", "tests/vm/")
+MACHINES = "tests/vm/"
+CONTAINERS = "tests/nspawn/"
 APART = "tests/torture/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option described above."""
     group = parser.getgroup("lanes")
-    group.addoption("--machines", type=int, default=1, help="how many tests with nodes may run at once")
+    group.addoption("--machines", type=int, default=1, help="how many tests on machines may run at once")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests with nodes last."""
-    items.sort(key=lambda item: item.nodeid.startswith(NODES))
+    """Put tests on machines first and those in containers last."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(MACHINES), item.nodeid.startswith(CONTAINERS)))
 
 
 def lane(test: str, machines: int) -> str:
     """Return what a test, by its id, has in common with those that come one after the other in one process."""
     file = test.partition("::")[0]
-    if machines == 1 and file.startswith(NODES):
-        return "nodes"
+    if file.startswith(CONTAINERS):
+        return "containers"
+    if file.startswith(MACHINES) and machines == 1:
+        return "machines"
     return test if file.startswith(APART) else file
 
 

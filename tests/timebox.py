@@ -3,10 +3,9 @@
 
     python3 -m pytest -p tests.timebox --started=$(date +%s) --minutes=65 tests
 
-Once the minutes are over no further test on a machine begins, nor a late one or a variant, and what runs goes on to its
-own end. Those that were left out are named at the end. Late ones come after the tests on machines: what they prove
-happens to a cluster once in its life. Variants prove with another datastore what a test has proven already, and come
-last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
+Once the minutes are over no further test with nodes begins, on machines or in containers, nor a variant, and what runs
+goes on to its own end. Those that were left out are named at the end. Variants prove with another datastore what a test
+has proven already, and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ import time
 from collections.abc import Sequence
 
 import pytest
+
+from .lanes import CONTAINERS, MACHINES
 
 LEFT_OUT = "left out: the time for tests is over"
 
@@ -30,21 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put late tests and variants last."""
-    items.sort(key=turn)
+    """Put variants last."""
+    items.sort(key=variant)
 
 
-def turn(item: pytest.Item) -> int:
-    """Return when a test has its turn: 1 for late ones, 2 for variants, 0 for all others."""
-    return 2 if item.get_closest_marker("variant") else 1 if item.get_closest_marker("late") else 0
+def variant(item: pytest.Item) -> bool:
+    """Return whether another test proves the same with another datastore."""
+    return item.get_closest_marker("variant") is not None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin nothing on a machine when time is over."""
+    """Begin nothing with nodes when time is over."""
     minutes = item.config.getoption("--minutes")
     end = item.config.getoption("--started") + minutes * 60
-    if minutes and time.time() > end and (item.get_closest_marker("vm") or turn(item)):
+    if minutes and time.time() > end and (item.nodeid.startswith((MACHINES, CONTAINERS)) or variant(item)):
         pytest.skip(LEFT_OUT)
 
 

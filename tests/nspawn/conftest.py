@@ -19,19 +19,15 @@ from .host import built_tree, empty, lacking
 
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
-EVERYDAY = ("test_cluster", "test_external")
-"""The files of what clusters do, and not only once in their life."""
 DATASTORES = ("dqlite", pytest.param("etcd", marks=pytest.mark.variant))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test here a time limit, and those of what is done to a cluster once in its life a late turn."""
+    """Give every test here a time limit."""
+    if not config.pluginmanager.hasplugin("timeout"):
+        return
     for item in items:
-        if HERE not in item.path.parents:
-            continue
-        if item.path.stem not in EVERYDAY:
-            item.add_marker(pytest.mark.late)
-        if config.pluginmanager.hasplugin("timeout"):
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(TEST_SECONDS))
 
 

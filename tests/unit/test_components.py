@@ -84,6 +84,18 @@ def test_an_edit_of_another_version_is_refused(folder: Path) -> None:
         declaration.load("runc", folder)
 
 
+def test_an_edited_copy_that_would_not_be_built_is_refused(folder: Path) -> None:
+    with (folder / "runc/component.toml").open("a") as file:
+        file.write(
+            '[[edits]]\nmodule = "example.org/runc"\nversion = "v1.5.2"\nsum = "h1:x"\ndirectory = "runc"\n'
+        )
+    with pytest.raises(DeclarationError, match=r"copy of example.org/runc is not what is built"):
+        declaration.load("runc", folder)
+    with (folder / "runc/go.mod").open("a") as file:
+        file.write("\nreplace example.org/runc => ./edited/runc\n")
+    assert declaration.load("runc", folder).edits[0].directory == "runc"
+
+
 def test_an_unknown_component_is_refused_with_the_known_ones(folder: Path) -> None:
     with pytest.raises(DeclarationError, match="rucn: no such component") as error:
         declaration.load("rucn", folder)

@@ -90,6 +90,22 @@ def test_what_starts_collects_little_of_its_garbage(shared_machine: Machine) -> 
     assert len(re.findall("^gc ", told.stdout + told.stderr, re.MULTILINE)) < 5, "eleven without"
 
 
+def test_the_nodes_own_programs_may_wake_late_and_pods_may_not(shared_each: Machine, datastore: str) -> None:
+    """The default of the kernel, which pods have, is 50 microseconds."""
+    machine = shared_each
+
+    def late(processes: str) -> set[int]:
+        """Return by how many nanoseconds late the kernel may wake each of the processes that a command names."""
+        told = machine.run(f"for process in $({processes}); do cat /proc/$process/timerslack_ns; done").stdout
+        return set(map(int, told.split()))
+
+    store = {"dqlite": "k8s-dqlite", "etcd": "etcd"}[datastore]
+    own = ("kube-apiserver", "kube-controller-manager", "kubelet", "coredns", "flanneld", "basalt", store)
+    for unit in own:
+        assert late(f"systemctl show --property=MainPID --value {unit}") == {4_000_000}, unit
+    assert late("find /sys/fs/cgroup/kubepods.slice -name cgroup.procs -exec cat {} +") == {50_000}
+
+
 def test_ready_without_a_way_out(shared_each: Machine) -> None:
     """QEMU's closed network hands out no default route, and the machine with etcd was not even given an address."""
     machine = shared_each

@@ -2,6 +2,8 @@ module basalt.local/runc
 
 go 1.26.0
 
+replace github.com/opencontainers/runc => ./edited/runc
+
 tool github.com/opencontainers/runc
 
 require (
