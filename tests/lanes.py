@@ -3,10 +3,10 @@
 
     python3 -m pytest -p tests.lanes --numprocesses=2 --no-loadscope-reorder [--machines=1] tests
 
-Machines come first, for they take longest, and one after the other: an emulated one that starts keeps two processors
-busy by itself, and time limits inside Kubernetes do not forgive another one beside it. A larger host may have more:
-`--machines=2`. The rest waits more than it computes: units, datastores under torture, then clusters in containers, one
-of those at a time.
+Single machines come first, for they take longest, and one after the other: an emulated one that starts keeps two
+processors busy by itself. A larger host may have more at once: `--machines=2`. The rest waits more than it computes:
+units, datastores under torture, then clusters in containers, one of those at a time. Last come machines that make a
+cluster, beside the single ones that are left.
 
 Tests of a file share what they have made, so they stay together; those under torture share nothing.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 MACHINES = "tests/vm/"
+FLEET = "tests/vm/test_workers.py"
 CONTAINERS = "tests/nspawn/"
 APART = "tests/torture/"
 
@@ -33,8 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests on machines first and those in containers last."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(MACHINES), item.nodeid.startswith(CONTAINERS)))
+    """Put tests on single machines first, those in containers late and those on several machines last."""
+    items.sort(key=lambda item: turn(item.nodeid))
+
+
+def turn(test: str) -> int:
+    """Return when a test, by its id, has its turn."""
+    if test.startswith(FLEET):
+        return 3
+    return 2 if test.startswith(CONTAINERS) else 0 if test.startswith(MACHINES) else 1
 
 
 def lane(test: str, machines: int) -> str:
@@ -42,7 +50,7 @@ def lane(test: str, machines: int) -> str:
     file = test.partition("::")[0]
     if file.startswith(CONTAINERS):
         return "containers"
-    if file.startswith(MACHINES) and machines == 1:
+    if file.startswith(MACHINES) and file != FLEET and machines == 1:
         return "machines"
     return test if file.startswith(APART) else file
 

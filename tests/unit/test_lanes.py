@@ -12,6 +12,7 @@ from tests.lanes import lane
     ("test", "machines", "expected"),
     [
         ("tests/vm/test_life.py::test_kill[dqlite]", 1, "machines"),
+        ("tests/vm/test_workers.py::test_join", 1, "tests/vm/test_workers.py"),
         ("tests/nspawn/test_move.py::test_move", 1, "containers"),
         ("tests/nspawn/test_move.py::test_move", 2, "containers"),
         ("tests/vm/test_life.py::test_kill[dqlite]", 2, "tests/vm/test_life.py"),
