@@ -135,8 +135,9 @@ class Api:
             await response.prepare(request)
             async for piece in pieces:
                 await response.write(piece)
-            await response.write_eof()
-            return response
+        # Not before journalctl has ended: a client that has all it wanted goes, and nobody would wait for it any more.
+        await response.write_eof()
+        return response
 
     async def description(self, _request: web.Request) -> web.Response:
         """Return the description of this API."""

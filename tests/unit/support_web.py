@@ -197,6 +197,9 @@ def loop_in_thread() -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
+        # A handler whose client has gone may still be ending a program.
+        if left := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait(left, timeout=5))
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
