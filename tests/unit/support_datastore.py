@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from firstboot import pki
 from firstboot.backup.custodian import Custodian
 from firstboot.backup.locks import Sealer
@@ -153,3 +155,12 @@ async def in_pieces(data: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
     """Yield data as a connection does."""
     for start in range(0, len(data), size):
         yield data[start : start + size]
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let these hosts answer, and no others."""
+
+    async def there(asked: tuple[str, ...], port: int) -> frozenset[str]:
+        return frozenset(hosts) & frozenset(asked)
+
+    monkeypatch.setattr("firstboot.backup.recovering.answering", there)

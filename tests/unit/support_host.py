@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine that the tests run on, and what keeps it as it was: a plan that is followed would make it a node."""
+"""The machine that the tests run on, and what keeps it as it was: a plan that is followed would make it a node.
+
+Nor does a unit test talk to other machines.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 FOLDERS = ("/boot", "/etc", "/proc/sys", "/run", "/sys", "/var/lib", "/var/run")
@@ -82,9 +87,29 @@ def _target(_source: Any, target: Any, *_: Any) -> str | None:
     return _place(target)
 
 
-def _connected(_socket: Any, address: Any) -> str | None:
-    """Return the socket of a service of the machine, the system bus among them."""
-    return _place(address) if isinstance(address, str | bytes) and address[:1] not in ("\0", b"\0") else None
+def _abstract(address: str | bytes) -> bool:
+    return address[:1] in ("\0", b"\0")
+
+
+def _bound(_socket: Any, address: Any) -> str | None:
+    """Return a socket of a name that is the machine's."""
+    return _place(address) if isinstance(address, str | bytes) and not _abstract(address) else None
+
+
+def _connected(one: Any, address: Any) -> str | None:
+    """Return the socket of a service of the machine, the system bus among them, or another machine's address."""
+    if isinstance(address, str | bytes):
+        return None if _abstract(address) else _place(address)
+    # Nothing is sent when a datagram's socket is connected: that is how a machine finds out its own address.
+    return None if one.type == socket.SOCK_DGRAM else _sent(one, address)
+
+
+def _sent(one: Any, address: Any) -> str | None:
+    """Return another machine's address; the names of this one have none of others."""
+    if one.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    host = address[0]
+    return None if host == "localhost" or ip_address(host).is_loopback else str(host)
 
 
 def _started(
@@ -109,8 +134,9 @@ EVENTS: Mapping[str, Callable[..., str | None]] = {
     "os.symlink": _target,
     "os.truncate": _first,
     "os.utime": _first,
-    "socket.bind": _connected,
+    "socket.bind": _bound,
     "socket.connect": _connected,
+    "socket.sendto": _sent,
     "socket.sethostname": lambda name: str(name),
     "subprocess.Popen": _started,
 }

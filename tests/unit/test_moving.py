@@ -31,6 +31,7 @@ from firstboot.steps.moving import TRIAL_SECONDS, GoBack
 from firstboot.steps.restore import Restore
 from firstboot.systemd import Systemd
 
+from .support_datastore import answer
 from .support_disk import power_of
 from .support_moving import DQLITE, ETCD, HOSTS, KEYS, REVISION, TICK, Fleet, etcdutl
 
@@ -362,7 +363,10 @@ def test_who_moves_it_and_is_gone_for_a_while_is_waited_for(three: Fleet, tmp_pa
     assert fleet.first.kind is ETCD
 
 
-def test_a_recovery_ends_the_move_of_one_who_is_lost(three: Fleet, tmp_path: Path) -> None:
+def test_a_recovery_ends_the_move_of_one_who_is_lost(
+    three: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch)
     fleet = three.copied(tmp_path / "fleet")
     plane = fleet.planes[HOSTS[1]]
     Moving("x", ETCD, HOSTS[0], "").save(plane.places.moving)

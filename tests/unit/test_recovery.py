@@ -23,7 +23,7 @@ from firstboot.failure import BasaltError, Refused
 from firstboot.pki import ca
 from firstboot.pki.verdict import Ledger
 
-from .support_datastore import AS_OF, DATA, REVISION, ControlPlane
+from .support_datastore import AS_OF, DATA, REVISION, ControlPlane, answer
 from .support_disk import PowerCut, power_cut
 from .test_backup_restore import finish
 
@@ -47,15 +47,6 @@ def survivor(made: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plane.store.down = True
     answer(monkeypatch)
     return plane
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
-    """Let these hosts answer, and no others."""
-
-    async def there(asked: tuple[str, ...], port: int) -> frozenset[str]:
-        return frozenset(hosts) & frozenset(asked)
-
-    monkeypatch.setattr("firstboot.backup.recovering.answering", there)
 
 
 def refused(node: ControlPlane) -> tuple[str, str]:
