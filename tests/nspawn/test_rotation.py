@@ -39,6 +39,22 @@ HELD_SECONDS = 360
 API_SERVER = "systemctl show --value -p MainPID kube-apiserver"
 
 
+def test_a_ca_that_another_one_signs(bare: Cluster) -> None:
+    """Only a request leaves the node; what the company gives for it signs everything anew."""
+    node = bare.add(CONTROL_PLANES[0])
+    bare.wait_whole()
+    asked = node.run("basalt certificates rotate-ca --request").stdout
+    node.write(GIVEN, Company.signed(asked, Company.make("Company Root", days=DAYS), days=DAYS))
+    said = node.run(f"basalt certificates rotate-ca --ca {GIVEN}", check=False)
+    assert said.code == 2 and "vouches for the new one" in said.stderr, said
+    node.run(f"basalt certificates rotate-ca --ca {GIVEN} --yes")
+    node.wait_until("it has signed all", partial(signed_below, node, "CN=Company Root"), JOINED_SECONDS)
+    assert not node.run("test -e /etc/kubernetes/pki/ca-requested.key", check=False).ok
+    bare.wait_whole()
+    node.write(KUBECONFIG, node.run("basalt kubeconfig").stdout, mode="0600")
+    assert "node-1" in node.run(f"kubectl --kubeconfig={KUBECONFIG} get nodes").stdout
+
+
 @pytest.mark.timeout(HELD_SECONDS + TEST_SECONDS)
 def test_the_ca_is_replaced_and_nobody_is_refused(cluster: Cluster) -> None:
     """The worker is off when it begins, and is waited for."""
@@ -86,22 +102,6 @@ def test_the_ca_is_replaced_and_nobody_is_refused(cluster: Cluster) -> None:
     assert first.get("nodes")["items"], "administrators on the node have a new kubeconfig"
     bundle = partial(given_to_pods, second, second.run("cat /etc/kubernetes/pki/ca.crt").stdout)
     second.wait_until("pods are given the new CA alone", bundle, JOINED_SECONDS)
-
-
-def test_a_ca_that_another_one_signs(bare: Cluster) -> None:
-    """Only a request leaves the node; what the company gives for it signs everything anew."""
-    node = bare.add(CONTROL_PLANES[0])
-    bare.wait_whole()
-    asked = node.run("basalt certificates rotate-ca --request").stdout
-    node.write(GIVEN, Company.signed(asked, Company.make("Company Root", days=DAYS), days=DAYS))
-    said = node.run(f"basalt certificates rotate-ca --ca {GIVEN}", check=False)
-    assert said.code == 2 and "vouches for the new one" in said.stderr, said
-    node.run(f"basalt certificates rotate-ca --ca {GIVEN} --yes")
-    node.wait_until("it has signed all", partial(signed_below, node, "CN=Company Root"), JOINED_SECONDS)
-    assert not node.run("test -e /etc/kubernetes/pki/ca-requested.key", check=False).ok
-    bare.wait_whole()
-    node.write(KUBECONFIG, node.run("basalt kubeconfig").stdout, mode="0600")
-    assert "node-1" in node.run(f"kubectl --kubeconfig={KUBECONFIG} get nodes").stdout
 
 
 def signed_below(node: Container, root: str) -> bool:

@@ -11,6 +11,7 @@ Nothing in it has a way to the host or beyond.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from typing import Self
 CARD = "host0"
 """What a container calls its card; systemd knows this name for it."""
 PREFIX = "basalt-"
-"""What the namespaces' names begin with; the number of the process that made them follows."""
+"""What the namespaces' names begin with; the process that made them follows, and which of its networks it is."""
+NUMBERS = itertools.count(1)
 DNS_DEVICE = "basalt-dns"
 """Where the node's DNS has its address: a dummy interface, for which a bridge without ports does as well. Not every
 kernel has the first, and a container brings no modules."""
@@ -46,7 +48,7 @@ class Wires:
 
     def __init__(self) -> None:
         """Describe a network without anybody on it."""
-        self._prefix = f"{PREFIX}{os.getpid()}"
+        self._prefix = f"{PREFIX}{os.getpid()}-{next(NUMBERS)}"
         self._middle = f"{self._prefix}-wires"
         self._wires: dict[str, Wire] = {}
 
