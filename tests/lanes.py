@@ -3,10 +3,9 @@
 
     python3 -m pytest -p tests.lanes --numprocesses=2 --no-loadscope-reorder [--machines=1] tests
 
-Single machines come first, for they take longest, and one after the other: an emulated one that starts keeps two
+Machines come first, for they take longest, and one test after the other: an emulated one that starts keeps two
 processors busy by itself. A larger host may have more at once: `--machines=2`. The rest waits more than it computes:
-units, datastores under torture, then clusters in containers, one of those at a time. Machines that make a cluster come
-then, beside the single ones that are left, and at the very end what has been seen in containers already, with etcd.
+units, datastores under torture, then clusters in containers, one of those at a time.
 
 Tests of a file share what they have made, so they stay together; those under torture share nothing.
 """
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
 MACHINES = "tests/vm/"
-FLEET = "tests/vm/test_workers.py"
 CONTAINERS = "tests/nspawn/"
-VARIANT = "[etcd]"
 APART = "tests/torture/"
 
 
@@ -35,25 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put tests on single machines first, those in containers late and those on several machines later."""
-    items.sort(key=lambda item: turn(item.nodeid))
-
-
-def turn(test: str) -> int:
-    """Return when a test, by its id, has its turn."""
-    if test.startswith(FLEET):
-        return 3
-    if test.startswith(CONTAINERS):
-        return 4 if test.endswith(VARIANT) else 2
-    return 0 if test.startswith(MACHINES) else 1
+    """Put tests on machines first and those in containers last."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(MACHINES), item.nodeid.startswith(CONTAINERS)))
 
 
 def lane(test: str, machines: int) -> str:
     """Return what a test, by its id, has in common with those that come one after the other in one process."""
     file = test.partition("::")[0]
     if file.startswith(CONTAINERS):
-        return "containers with etcd" if test.endswith(VARIANT) else "containers"
-    if file.startswith(MACHINES) and file != FLEET and machines == 1:
+        return "containers"
+    if file.startswith(MACHINES) and machines == 1:
         return "machines"
     return test if file.startswith(APART) else file
 

@@ -12,10 +12,8 @@ from tests.lanes import lane
     ("test", "machines", "expected"),
     [
         ("tests/vm/test_life.py::test_kill[dqlite]", 1, "machines"),
-        ("tests/vm/test_workers.py::test_join", 1, "tests/vm/test_workers.py"),
         ("tests/nspawn/test_move.py::test_move", 1, "containers"),
         ("tests/nspawn/test_move.py::test_move", 2, "containers"),
-        ("tests/nspawn/test_move.py::test_move[etcd]", 1, "containers with etcd"),
         ("tests/vm/test_life.py::test_kill[dqlite]", 2, "tests/vm/test_life.py"),
         ("tests/unit/test_lanes.py::test_lane[a::b]", 1, "tests/unit/test_lanes.py"),
         ("tests/torture/test_single.py::test_kill[etcd]", 1, "tests/torture/test_single.py::test_kill[etcd]"),

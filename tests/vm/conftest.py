@@ -54,11 +54,14 @@ ORDER = (
     "ingress",
     "network_policy",
     "metrics_server",
-    "dual_stack",
     "workers",
+    "dual_stack",
     "backup",
 )
-"""What most of the others depend on comes first, and each feature on one machine before all of them on two."""
+"""What most of the others depend on comes first, and each feature on one machine before all of them on two.
+
+What comes last has been seen in containers, too.
+"""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
