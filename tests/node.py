@@ -19,6 +19,7 @@ READY_SECONDS = 1500.0
 """From power-on to Ready under emulation on a busy host; what has failed does not wait for it."""
 JOIN_TOKEN = "for-tests-only-0123456789abcdef0123456789"
 """What machines join the clusters of tests with."""
+DATASTORE_UNITS = {"dqlite": "k8s-dqlite", "etcd": "etcd"}
 POLL_SECONDS = 1.0
 RESOLVE = """
 import socket, sys

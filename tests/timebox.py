@@ -3,9 +3,9 @@
 
     python3 -m pytest -p tests.timebox --started=$(date +%s) --minutes=65 tests
 
-Once the minutes are over no further test with nodes begins, on machines or in containers, nor a variant, and what runs
-goes on to its own end. Those that were left out are named at the end. Variants prove with another datastore what a test
-has proven already, and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
+Once the minutes are over no further test with nodes begins, on machines or in containers, and what runs goes on to its
+own end. Those that were left out are named at the end. Variants prove with another datastore what a test has proven
+already, and come last. On a host of ordinary speed the limit is far away, and 0 minutes mean none.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Begin nothing with nodes when time is over."""
     minutes = item.config.getoption("--minutes")
     end = item.config.getoption("--started") + minutes * 60
-    if minutes and time.time() > end and (item.nodeid.startswith((MACHINES, CONTAINERS)) or variant(item)):
+    if minutes and time.time() > end and item.nodeid.startswith((MACHINES, CONTAINERS)):
         pytest.skip(LEFT_OUT)
 
 

@@ -9,11 +9,10 @@ from functools import partial
 
 from firstboot.codes import Code
 from firstboot.report.status import Phase
+from tests.node import DATASTORE_UNITS
 
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WORKER, Cluster
 from .container import Container
-
-UNITS = {"dqlite": "k8s-dqlite", "etcd": "etcd"}
 
 
 def test_machines_become_a_cluster(cluster: Cluster) -> None:
@@ -179,7 +178,7 @@ def test_two_are_lost_for_good_and_the_third_goes_on(cluster: Cluster) -> None:
     cluster.verify()
     back.start()
     back.wait_until("it knows that it is out", partial(back.tells, Code.LEFT_BEHIND), JOINED_SECONDS)
-    assert stays.run(f"systemctl is-active {UNITS[cluster.datastore]}").ok
+    assert stays.run(f"systemctl is-active {DATASTORE_UNITS[cluster.datastore]}").ok
     for gone in (lost, back):
         gone.discard()
         said = stays.run(f"basalt remove-node {gone.name} --force", timeout=JOINED_SECONDS).stdout

@@ -12,13 +12,14 @@ import pytest
 
 from firstboot.codes import Code
 from firstboot.report.status import Phase
+from tests.node import DATASTORE_UNITS
 from tests.unit.support_pki import Company
 
 from .cluster import CONTROL_PLANES, GOES_ON_SECONDS, JOINED_SECONDS, WORKER, Cluster, document
 from .conftest import DATASTORES
 from .container import Container, Tree
 from .host import empty
-from .test_cluster import UNITS, notes
+from .test_cluster import notes
 
 FIRST, SECOND, THIRD = CONTROL_PLANES
 SMALL = FIRST
@@ -77,7 +78,7 @@ def test_a_disk_fills_up(cluster: Cluster) -> None:
         )
         goes_on()
         # What ends now finds no room at its start either.
-        full.run(f"systemctl kill --signal=KILL {UNITS[cluster.datastore]}")
+        full.run(f"systemctl kill --signal=KILL {DATASTORE_UNITS[cluster.datastore]}")
         goes_on()
         for node in others:
             node.wait_until("its API writes", partial(notes, node), GOES_ON_SECONDS)

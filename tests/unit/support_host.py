@@ -87,21 +87,15 @@ def _target(_source: Any, target: Any, *_: Any) -> str | None:
     return _place(target)
 
 
-def _abstract(address: str | bytes) -> bool:
-    return address[:1] in ("\0", b"\0")
-
-
 def _bound(_socket: Any, address: Any) -> str | None:
-    """Return a socket of a name that is the machine's."""
-    return _place(address) if isinstance(address, str | bytes) and not _abstract(address) else None
+    """Return a socket's name in the file system, the system bus's for one; abstract names and addresses have none."""
+    return _place(address) if isinstance(address, str | bytes) and address[:1] not in ("\0", b"\0") else None
 
 
 def _connected(one: Any, address: Any) -> str | None:
-    """Return the socket of a service of the machine, the system bus among them, or another machine's address."""
-    if isinstance(address, str | bytes):
-        return None if _abstract(address) else _place(address)
+    """Return the socket of a service of the machine, or another machine's address."""
     # Nothing is sent when a datagram's socket is connected: that is how a machine finds out its own address.
-    return None if one.type == socket.SOCK_DGRAM else _sent(one, address)
+    return _bound(one, address) or (None if one.type == socket.SOCK_DGRAM else _sent(one, address))
 
 
 def _sent(one: Any, address: Any) -> str | None:

@@ -23,7 +23,7 @@ from firstboot.client import Endpoint
 from firstboot.datastores.store import Member
 from firstboot.failure import BasaltError
 
-from .support_datastore import AS_OF, REVISION, ControlPlane
+from .support_datastore import AS_OF, REVISION, ControlPlane, answer
 from .support_web import Served, serve
 from .test_api import assert_described
 from .test_backup_format import PRIVATE, PUBLIC
@@ -228,8 +228,8 @@ def test_restore(
 
 
 def test_recovery(node: Node, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    # They are asked whether they are there; nothing listens at these addresses, and no packet leaves the machine.
-    node.plane.joined_by("127.0.0.8", "127.0.0.9")
+    answer(monkeypatch)
+    node.plane.joined_by("192.0.2.8", "192.0.2.9")
     assert node.main("recover", "--yes") == 1
     assert "[has-quorum]" in capsys.readouterr().err
     node.plane.store.down = True
@@ -238,8 +238,8 @@ def test_recovery(node: Node, capsys: pytest.CaptureFixture[str], monkeypatch: p
         "end of its log: term 7, index 98123",
         "MEMBER     ROLE   WHAT BECOMES OF IT",
         "192.0.2.7  voter  this one: goes on alone",
-        "127.0.0.8  voter  lost",
-        "127.0.0.9  voter  lost",
+        "192.0.2.8  voter  lost",
+        "192.0.2.9  voter  lost",
     ]
     assert node.main("recover") == 2
     out, err = capsys.readouterr()

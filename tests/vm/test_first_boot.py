@@ -8,6 +8,7 @@ import re
 
 from firstboot.report.status import Phase, State
 from image.vm.status import get
+from tests.node import DATASTORE_UNITS
 
 from . import pods, states
 from .machine import STATUS_PORT, Machine
@@ -99,9 +100,8 @@ def test_the_nodes_own_programs_may_wake_late_and_pods_may_not(shared_each: Mach
         told = machine.run(f"for process in $({processes}); do cat /proc/$process/timerslack_ns; done").stdout
         return set(map(int, told.split()))
 
-    store = {"dqlite": "k8s-dqlite", "etcd": "etcd"}[datastore]
-    own = ("kube-apiserver", "kube-controller-manager", "kubelet", "coredns", "flanneld", "basalt", store)
-    for unit in own:
+    own = ("kube-apiserver", "kube-controller-manager", "kubelet", "coredns", "flanneld", "basalt")
+    for unit in (*own, DATASTORE_UNITS[datastore]):
         assert late(f"systemctl show --property=MainPID --value {unit}") == {4_000_000}, unit
     assert late("find /sys/fs/cgroup/kubepods.slice -name cgroup.procs -exec cat {} +") == {50_000}
 
